@@ -1,0 +1,113 @@
+"""What encoder and decoder share: equalised learning rate, statistics, resampling convolutions.
+
+Weights are stored at the size they act with; the equalised learning rate of a parameter is a
+constant that only the optimiser reads, as its attribute `lr_coefficient` (spec A.2).
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# Side of the high-resolution image from which the fused form of a resampling convolution is used:
+# below it, the plain form is as fast or faster although it does more arithmetic
+# (benchmarks/resampling.py).
+FUSED_FROM = 128
+
+
+def parameter(value: Tensor, lr_coefficient: float = 1.0) -> nn.Parameter:
+    """A parameter whose learning rate the optimiser multiplies by `lr_coefficient`."""
+    p = nn.Parameter(value)
+    p.lr_coefficient = lr_coefficient
+    return p
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """`x` in at least float32: statistics, norms and sums are never taken in half precision."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+class Linear(nn.Module):
+    """Linear map with equalised learning rate; weight (C_out, C_in), bias (C_out,)."""
+
+    def __init__(self, inputs: int, outputs: int, gain: float = math.sqrt(2), lr_mul: float = 1.0):
+        super().__init__()
+        std = gain / math.sqrt(inputs)
+        self.weight = parameter(torch.randn(outputs, inputs) * std, std * lr_mul)
+        self.bias = parameter(torch.zeros(outputs), lr_mul)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+
+def conv_weight(inputs: int, outputs: int, size: int, gain: float = math.sqrt(2)) -> nn.Parameter:
+    """Kernel (C_out, C_in, size, size) of a convolution with equalised learning rate."""
+    std = gain / math.sqrt(inputs * size * size)
+    return parameter(torch.randn(outputs, inputs, size, size) * std, std)
+
+
+def leaky_relu(x: Tensor, slope: float = 0.2) -> Tensor:
+    return F.leaky_relu(x, slope)
+
+
+def add_bias(x: Tensor, bias: Tensor) -> Tensor:
+    """x (B, C, R, R) plus bias (1, C, 1, 1), without widening a half-precision x."""
+    return x + bias.to(x.dtype)
+
+
+def mean_and_variance(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Per image and channel, over space: two (B, C, 1, 1) of at least float32; biased variance."""
+    variance, mean = torch.var_mean(full_precision(x), dim=(2, 3), correction=0, keepdim=True)
+    return mean, variance
+
+
+def standard_deviation(variance: Tensor) -> Tensor:
+    """Root of the variance, without epsilon (spec A.5-2), with a zero gradient at zero variance."""
+    return variance.clamp_min(torch.finfo(torch.float32).tiny).sqrt()
+
+
+def normalize(x: Tensor, mean: Tensor, variance: Tensor, eps: float) -> Tensor:
+    """Instance norm without affine parameters, given the statistics; keeps the dtype of x."""
+    return ((x - mean) * torch.rsqrt(variance + eps)).to(x.dtype)
+
+
+def pixel_norm(z: Tensor) -> Tensor:
+    """z (B, d) divided by its root mean square over d (spec A.7)."""
+    z = full_precision(z)
+    return z * torch.rsqrt(z.square().mean(dim=1, keepdim=True) + 1e-8)
+
+
+def blur(x: Tensor) -> Tensor:
+    """[1, 2, 1] x [1, 2, 1] / 16 over x (B, C, R, R), zeros outside (spec A.4)."""
+    taps = torch.tensor([1.0, 2.0, 1.0], dtype=x.dtype, device=x.device)
+    kernel = (taps[:, None] * taps / 16).expand(x.shape[1], 1, 3, 3)
+    return F.conv2d(x, kernel, padding=1, groups=x.shape[1])
+
+
+def _shifted_sum(weight: Tensor) -> Tensor:
+    """A 3x3 kernel summed over the four positions it takes inside 4x4 (spec A.3)."""
+    w = F.pad(weight, (1, 1, 1, 1))
+    return w[..., 1:, 1:] + w[..., 1:, :-1] + w[..., :-1, 1:] + w[..., :-1, :-1]
+
+
+def downsample_conv(x: Tensor, weight: Tensor, fused: bool | None = None) -> Tensor:
+    """3x3 convolution, then the mean of each 2x2: (B, C_in, R, R) to (B, C_out, R/2, R/2).
+
+    The fused form, one 4x4 convolution of stride 2, is the same map (spec A.3) in 16 instead of
+    36 multiply-accumulates per output pixel and channel pair.
+    """
+    if fused if fused is not None else x.shape[-1] >= FUSED_FROM:
+        return F.conv2d(x, _shifted_sum(weight) * 0.25, stride=2, padding=1)
+    return F.avg_pool2d(F.conv2d(x, weight, padding=1), 2)
+
+
+def upsample_conv(x: Tensor, weight: Tensor, fused: bool | None = None) -> Tensor:
+    """Each pixel to 2x2, then a 3x3 convolution: (B, C_in, R, R) to (B, C_out, 2R, 2R).
+
+    The fused form is one transposed 4x4 convolution of stride 2 (spec A.3).
+    """
+    if fused if fused is not None else 2 * x.shape[-1] >= FUSED_FROM:
+        kernel = _shifted_sum(weight.flip(2, 3).transpose(0, 1))
+        return F.conv_transpose2d(x, kernel, stride=2, padding=1)
+    return F.conv2d(F.interpolate(x, scale_factor=2.0, mode="nearest"), weight, padding=1)

@@ -1,0 +1,250 @@
+"""The objectives: Soft-IntroVAE (paper, equation 4 and Algorithm 1), IntroVAE (equation 2), VAE.
+
+They know no network. A `Model` encodes, decodes and generates; an objective makes from it and a
+batch the two scalars whose gradients train the two networks.
+
+The graph is cut at z and at x. What an objective returns for a network is not its loss but an
+inner product with the same gradient, <network's outputs, d loss / d outputs>, which reaches that
+network's parameters alone; the other network is passed through by `torch.autograd.grad` and keeps
+no gradient. So the images decoded for the encoder's update serve the decoder's as well.
+
+Each `encoder_step` returns (inner product for the encoder, images, terms), and each
+`decoder_step`, to be called with the encoder updated, (inner product for the decoder, terms).
+Terms are detached batch means, by name. `scale` multiplies what is sent backwards through
+half-precision networks (and is divided out again); the inner products are unscaled.
+"""
+
+from typing import Annotated, Literal, Protocol
+
+import torch
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+Terms = dict[str, Tensor]
+NonNegative = Annotated[float, Field(ge=0)]
+STRICT = ConfigDict(extra="forbid")
+
+
+class Model(Protocol):
+    """What an objective asks of a pair of networks. All tensors are at least float32."""
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x (B, ...) to mu and logvar of q(z|x), each (B, d)."""
+
+    def decode(self, z: Tensor) -> Tensor:
+        """z (B, d) to x (B, ...)."""
+
+    def generate(self, count: int) -> Tensor:
+        """`count` samples x (count, ...) decoded from fresh draws of the prior."""
+
+
+def squared_error(x: Tensor, y: Tensor) -> Tensor:
+    """The sum over all but the batch of (x - y)^2, (B,): -log p(x|z) up to factor and constant."""
+    return (x - y).square().flatten(1).sum(1)
+
+
+def kl_divergence(mu: Tensor, logvar: Tensor) -> Tensor:
+    """KL(N(mu, e^logvar) || N(0, I)) in nats, (B,)."""
+    return -0.5 * (1 + logvar - mu.square() - logvar.exp()).sum(1)
+
+
+def draw(mu: Tensor, logvar: Tensor) -> Tensor:
+    """A reparameterised sample of N(mu, e^logvar), (B, d)."""
+    return mu + (0.5 * logvar).exp() * torch.randn_like(mu)
+
+
+def leaf(x: Tensor) -> Tensor:
+    """x cut off from what made it, ready to take a gradient."""
+    return x.detach().requires_grad_()
+
+
+def gradients(loss: Tensor, leaves: list[Tensor], scale: float, keep: bool = False) -> list[Tensor]:
+    """d loss / d leaf for each leaf, sent backwards multiplied by `scale`."""
+    found = torch.autograd.grad(loss * scale, leaves, retain_graph=keep)
+    return [g / scale for g in found] if scale != 1 else list(found)
+
+
+def inner_product(outputs: list[Tensor], gradients: list[Tensor]) -> Tensor:
+    """The scalar sum of <output, gradient>; its gradient with respect to an output is the given."""
+    return sum((y * g).sum() for y, g in zip(outputs, gradients, strict=True))
+
+
+@dataclass(frozen=True, config=STRICT)
+class VAE:
+    """L = s (beta_rec Rec + beta_kl KL), for both networks (equation 1 with betas)."""
+
+    method: Literal["vae"] = "vae"
+    beta_rec: NonNegative = 1.0
+    beta_kl: NonNegative = 1.0
+    s: Annotated[float, Field(gt=0)] | None = None
+    """Scale of the whole loss; none is 1 / (number of values in an image)."""
+
+    def encoder_step(self, model: Model, x: Tensor, scale: float = 1.0):
+        mu, logvar = model.encode(x)
+        z = draw(mu, logvar)
+        z_cut = leaf(z)
+        x_r = model.decode(z_cut)
+        s = scale_of(self, x)
+        rec, kl = squared_error(x, x_r).mean(), kl_divergence(mu, logvar).mean()
+        (g,) = gradients(s * self.beta_rec * rec, [z_cut], scale, keep=True)
+        loss = s * (self.beta_rec * rec + self.beta_kl * kl).detach()
+        terms = {"loss_E": loss, "rec": rec.detach(), "kl_real": kl.detach()}
+        return inner_product([z], [g]) + s * self.beta_kl * kl, [x_r], terms
+
+    def decoder_step(self, model: Model, x: Tensor, images: list[Tensor], scale: float = 1.0):
+        (x_r,) = images
+        x_cut = leaf(x_r)
+        loss = scale_of(self, x) * self.beta_rec * squared_error(x, x_cut).mean()
+        return inner_product([x_r], gradients(loss, [x_cut], 1.0)), {"loss_D": loss.detach()}
+
+
+@dataclass(frozen=True, config=STRICT)
+class IntroVAE:
+    """The hinge on the KL of generated images (equation 2), as losses to be minimised.
+
+    L_E = s (beta_rec Rec + beta_kl KL + beta_neg [m - KL_f]+), per sample, then batch mean
+    L_D = s (beta_rec Rec + beta_neg KL_f)
+    """
+
+    margin: Annotated[float, Field(gt=0)]
+    """m, in nats."""
+    method: Literal["introvae"] = "introvae"
+    beta_rec: NonNegative = 1.0
+    beta_kl: NonNegative = 1.0
+    beta_neg: NonNegative = 1.0
+    s: Annotated[float, Field(gt=0)] | None = None
+    reconstructions_as_fakes: bool = True
+    """Half of the generated images are reconstructions, as in the IntroVAE paper."""
+
+    def encoder_step(self, model: Model, x: Tensor, scale: float = 1.0):
+        mu, logvar = model.encode(x)
+        z = draw(mu, logvar)
+        z_cut = leaf(z)
+        images = [model.decode(z_cut), model.generate(len(x))]
+        mu_f, logvar_f = model.encode(fakes(self, images).detach())
+        s = scale_of(self, x)
+        rec, kl = squared_error(x, images[0]).mean(), kl_divergence(mu, logvar).mean()
+        kl_f = kl_divergence(mu_f, logvar_f)
+        hinge = (self.margin - kl_f).clamp_min(0).mean()
+        (g,) = gradients(s * self.beta_rec * rec, [z_cut], scale, keep=True)
+        reached = s * (self.beta_kl * kl + self.beta_neg * hinge)
+        terms = {
+            "loss_E": s * self.beta_rec * rec.detach() + reached.detach(),
+            "rec": rec.detach(),
+            "kl_real": kl.detach(),
+            **by_kind(self, "kl", kl_f),
+        }
+        return inner_product([z], [g]) + reached, images, terms
+
+    def decoder_step(self, model: Model, x: Tensor, images: list[Tensor], scale: float = 1.0):
+        cut = [leaf(y) for y in images]
+        kl_f = kl_divergence(*model.encode(fakes(self, cut))).mean()
+        rec = squared_error(x, cut[0]).mean()
+        loss = scale_of(self, x) * (self.beta_rec * rec + self.beta_neg * kl_f)
+        product = inner_product(images, gradients(loss, cut, scale))
+        return product, {"loss_D": loss.detach()}
+
+
+@dataclass(frozen=True, config=STRICT)
+class SoftIntroVAE:
+    """Equation 4 and Algorithm 1, as losses to be minimised; means over the batch.
+
+    L_E = s (beta_rec Rec(x, x_r) + beta_kl KL(x))
+          + 1/alpha exp(-alpha s (beta_rec Rec(x_f, x_ff) + beta_neg KL(x_f)))
+    L_D = s (beta_rec Rec(x, x_r) + gamma (beta_kl KL(x_f) + gamma_r beta_rec Rec(x_f, x_ff)))
+
+    with the exponential taken per sample, x_r = D(z), z ~ q(z|x), and x_f a generated image.
+    As in Algorithm 1 both updates use the same z and x_f. The published style code draws them
+    anew for the decoder; that costs an encoder and two decoder passes and is left out (spec B.6-3).
+    """
+
+    method: Literal["soft-introvae"] = "soft-introvae"
+    beta_rec: NonNegative = 1.0
+    beta_kl: NonNegative = 1.0
+    beta_neg: NonNegative = 256.0
+    """beta_kl within the exponential; of the order of the latent's length."""
+    alpha: Annotated[float, Field(gt=0)] = 2.0
+    gamma: NonNegative = 1.0
+    gamma_r: NonNegative = 0.0
+    """Weight of the generated images' reconstruction error in L_D. The paper's 1e-8 is below the
+    resolution of float32 and costs two decoder passes (spec B.6-5): the default is not to pay."""
+    gamma_r_reaches: Literal["x_f", "x_ff"] = "x_f"
+    """Through which image that error trains the decoder: x_f as in Algorithm 1, x_ff held fixed,
+    or x_ff as in the published code, x_f held fixed (spec B.6-4)."""
+    reconstructions_as_fakes: bool = False
+    """Half of the generated images are reconstructions (spec B.6-1)."""
+    target_gradient: bool = False
+    """Let the gradient of Rec(x_r, x_rr) reach the encoder through its target x_r as well, as the
+    published code does (spec B.2-4). It matters only where reconstructions are fakes."""
+    s: Annotated[float, Field(gt=0)] | None = None
+    """Scale of the ELBO; none is 1 / (number of values in an image), as in Algorithm 1."""
+
+    def encoder_step(self, model: Model, x: Tensor, scale: float = 1.0):
+        mu, logvar = model.encode(x)
+        z = draw(mu, logvar)
+        z_cut = leaf(z)
+        images = [model.decode(z_cut), model.generate(len(x))]
+        x_f = fakes(self, images)
+        mu_f, logvar_f = model.encode(x_f.detach())
+        z_f = draw(mu_f, logvar_f)
+        cut = [z_cut, leaf(z_f), leaf(mu_f), leaf(logvar_f)]
+        x_ff = model.decode(cut[1])
+        s = scale_of(self, x)
+        rec, kl = squared_error(x, images[0]).mean(), kl_divergence(mu, logvar).mean()
+        target = x_f if self.target_gradient else x_f.detach()
+        rec_f, kl_f = squared_error(target, x_ff), kl_divergence(*cut[2:])
+        exp_elbo = (-self.alpha * s * (self.beta_rec * rec_f + self.beta_neg * kl_f)).exp()
+        loss = s * self.beta_rec * rec + exp_elbo.mean() / self.alpha
+        products = gradients(loss, cut, scale, keep=True)
+        product = inner_product([z, z_f, mu_f, logvar_f], products) + s * self.beta_kl * kl
+        terms = {
+            "loss_E": (loss + s * self.beta_kl * kl).detach(),
+            "rec": rec.detach(),
+            "kl_real": kl.detach(),
+            **by_kind(self, "kl", kl_f),
+            **by_kind(self, "exp_elbo", exp_elbo),
+        }
+        return product, images, terms
+
+    def decoder_step(self, model: Model, x: Tensor, images: list[Tensor], scale: float = 1.0):
+        cut = [leaf(y) for y in images]
+        x_f = fakes(self, cut)
+        mu_f, logvar_f = model.encode(x_f)
+        s = scale_of(self, x)
+        rec, kl_f = squared_error(x, cut[0]).mean(), kl_divergence(mu_f, logvar_f).mean()
+        loss = s * (self.beta_rec * rec + self.gamma * self.beta_kl * kl_f)
+        outputs = list(images)
+        if self.gamma_r:
+            z_f = draw(mu_f, logvar_f).detach()
+            with torch.set_grad_enabled(self.gamma_r_reaches == "x_ff"):
+                x_ff = model.decode(z_f)
+            if self.gamma_r_reaches == "x_ff":
+                x_f = x_f.detach()
+                outputs.append(x_ff)
+                x_ff = leaf(x_ff)
+                cut.append(x_ff)
+            rec_f = squared_error(x_f, x_ff).mean()
+            loss = loss + s * self.gamma * self.gamma_r * self.beta_rec * rec_f
+        return inner_product(outputs, gradients(loss, cut, scale)), {"loss_D": loss.detach()}
+
+
+Objective = VAE | IntroVAE | SoftIntroVAE
+
+
+def scale_of(objective: Objective, x: Tensor) -> float:
+    """s: as configured, else one over the number of values in an image of x."""
+    return objective.s if objective.s is not None else 1.0 / x[0].numel()
+
+
+def fakes(objective: IntroVAE | SoftIntroVAE, images: list[Tensor]) -> Tensor:
+    """The images held to be fake, of (reconstructions, samples): both in this order, or samples."""
+    return torch.cat(images) if objective.reconstructions_as_fakes else images[1]
+
+
+def by_kind(objective: IntroVAE | SoftIntroVAE, name: str, values: Tensor) -> Terms:
+    """Batch means of `values`, (B,) or (2B,) as `fakes` orders them: name_rec and name_fake."""
+    if not objective.reconstructions_as_fakes:
+        return {f"{name}_fake": values.detach().mean()}
+    rec, fake = values.detach().chunk(2)
+    return {f"{name}_rec": rec.mean(), f"{name}_fake": fake.mean()}
