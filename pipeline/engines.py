@@ -1,0 +1,136 @@
+"""A DeepSpeed engine for each network: accumulation, reduction, ZeRO, loss scaling, the step.
+
+The networks are not called through their engines: they run as plain modules under `autocast`, and
+an engine is given an inner product whose gradient reaches its own network alone (see
+`pipeline.objective`). Parameters are float32 and autocast computes in half precision, so the
+parameters are their own master weights. DeepSpeed's `torch_autocast` section would only govern
+forward passes through the engine; its `bf16` and `fp16` sections would store the networks
+themselves in half precision.
+"""
+
+from typing import Annotated, Literal
+
+import deepspeed
+import torch
+from deepspeed.utils import safe_get_full_optimizer_state, safe_set_full_optimizer_state
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from pipeline.optimizer import EqualizedAdam
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class EngineConfig:
+    """How the networks are stepped; the optimiser's defaults are the published ones."""
+
+    precision: Literal["bf16", "fp16", "fp32"] = "bf16"
+    """What convolutions and linear maps compute in; weights, sums and norms are float32."""
+    zero_stage: Literal[0, 1, 2] = 1
+    """What is split over processes: nothing, optimiser state, gradients as well."""
+    beta_2: Annotated[float, Field(gt=0, lt=1)] = 0.99
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    """Compared with gradients that carry the objective's s: see spec C.1 before changing either."""
+
+
+def autocast(device: torch.device, precision: str):
+    """The context in which networks compute in `precision`."""
+    return torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32")
+
+
+class LossScale:
+    """fp16's scale: halved where a gradient overflowed, doubled after 1,000 steps without."""
+
+    def __init__(self, precision: str):
+        self.dynamic = precision == "fp16"
+        self.value = 2.0**16 if self.dynamic else 1.0
+        self.good_steps = 0
+
+    def update(self, applied: bool) -> None:
+        if not self.dynamic:
+            return
+        self.good_steps = self.good_steps + 1 if applied else 0
+        if not applied:
+            self.value = max(1.0, self.value / 2)
+        elif self.good_steps % 1000 == 0:
+            self.value *= 2
+
+
+class Engine:
+    """Steps some parameters once for each `accumulation` inner products that it is given."""
+
+    def __init__(
+        self,
+        parameters: list[nn.Parameter],
+        config: EngineConfig,
+        micro_batch: int,
+        accumulation: int,
+    ):
+        self.parameters = parameters
+        self.sharded = config.zero_stage > 0
+        self.loss_scale = LossScale(config.precision)
+        self.skipped = 0
+        """Steps left out because a gradient was not finite."""
+        self.optimizer = EqualizedAdam(parameters, config.beta_2, config.eps)
+        self.deepspeed, *_ = deepspeed.initialize(
+            model=nn.ParameterList(parameters),
+            model_parameters=parameters,
+            optimizer=self.optimizer,
+            config={
+                "train_micro_batch_size_per_gpu": micro_batch,
+                "gradient_accumulation_steps": accumulation,
+                "zero_optimization": {"stage": config.zero_stage},
+                "zero_allow_untested_optimizer": True,
+                "gradient_clipping": 0.0,  # DeepSpeed's default is 1.0; training is without
+            },
+        )
+        # ZeRO has put flat partitions in the place of the parameters. It links their optimiser
+        # state to the parameters once, at the first step of the first group: all must exist then.
+        self.optimizer.start()
+        if self.sharded:
+            self.deepspeed.optimizer._lazy_init_hp_params_optimizer_state()
+
+    def accumulate(self, product: Tensor) -> None:
+        """Adds the gradient of `product`, a scalar; the last of `accumulation` calls also steps.
+
+        A step with a gradient that is not finite is left out, on all processes alike.
+        """
+        self.deepspeed.backward(product * self.loss_scale.value)
+        last = self.deepspeed.is_gradient_accumulation_boundary()
+        if last:
+            self.optimizer.loss_scale = self.loss_scale.value
+        applied = not last or self.sharded or self._drop_if_not_finite()
+        self.deepspeed.step()
+        if last:
+            applied = applied and self.deepspeed.was_step_applied()
+            self.skipped += not applied
+            self.loss_scale.update(applied)
+
+    def _drop_if_not_finite(self) -> bool:
+        """ZeRO leaves out such steps itself; without it, removing the gradients does."""
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        if torch.nn.utils.get_total_norm(gradients).isfinite():
+            return True
+        self.deepspeed.zero_grad()
+        return False
+
+    def state(self) -> list[Tensor]:
+        """Adam's v of each parameter, whole, on every process (all must call)."""
+        if not self.sharded:
+            return [self.optimizer.state[p]["exp_avg_sq"] for p in self.parameters]
+        return [safe_get_full_optimizer_state(p, "exp_avg_sq") for p in self.parameters]
+
+    def load_state(self, v: list[Tensor], steps: int) -> None:
+        """Continues from what `state` gave, with any number of processes."""
+        self.optimizer.steps = steps
+        for p, value in zip(self.parameters, v, strict=True):
+            if self.sharded:
+                safe_set_full_optimizer_state(p, value.to(p.device), "exp_avg_sq")
+            else:
+                self.optimizer.state[p]["exp_avg_sq"].copy_(value)
+
+    def close(self) -> None:
+        """Gives the engine's memory and hooks back; the parameters stay."""
+        self.deepspeed.destroy()

@@ -1,0 +1,136 @@
+"""Two engines with the graph cut between them equal plain PyTorch with one graph."""
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from pipeline.decoder import Decoder
+from pipeline.encoder import Encoder
+from pipeline.engines import Engine, EngineConfig
+from pipeline.objective import SoftIntroVAE, draw, kl_divergence, squared_error
+from pipeline.optimizer import EqualizedAdam
+from pipeline.shape import Shape
+from tests.processes import run_together
+
+SHAPE = Shape(resolution=16, latent=16, base_channels=8, max_channels=16, mapping_layers=2)
+SIDE, MICRO, ACCUMULATION, STEPS, LR = 8, 3, 2, 4, 0.01
+OBJECTIVE = SoftIntroVAE(
+    beta_rec=1.0, beta_kl=0.5, beta_neg=8.0, reconstructions_as_fakes=True, target_gradient=True
+)
+
+
+def networks() -> tuple[Encoder, Decoder]:
+    torch.manual_seed(0)
+    pair = Encoder(SHAPE), Decoder(SHAPE)
+    for p in pair[1].parameters():
+        p.data += 0.1 * torch.randn_like(p)  # off the degenerate start: noise on
+    # Where all of a channel is positive the instance norm takes its bias away again: the gradient
+    # is then rounding alone, which Adam would blow up to steps of full size.
+    pair[1].const.data.normal_()
+    return pair
+
+
+class Model:
+    """Encoder and decoder at one side and alpha."""
+
+    def __init__(self, encoder, decoder):
+        self.encode = lambda x: encoder(x, alpha=0.7)
+        self.decode = lambda z: decoder(z, SIDE, alpha=0.7)
+        self.generate = lambda count: self.decode(torch.randn(count, SHAPE.latent))
+
+
+def image(step: int, j: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1000 * step + j)
+    return torch.randn(MICRO, 3, SIDE, SIDE, generator=generator)
+
+
+def mine() -> range:
+    """The micro-batches of a step that this process computes, of the step's 4."""
+    return range(dist.get_rank(), 4, dist.get_world_size())
+
+
+def train_with_engines(zero_stage: int) -> list[torch.Tensor]:
+    encoder, decoder = networks()
+    model, config = Model(encoder, decoder), EngineConfig("fp32", zero_stage)
+    accumulation = 4 // dist.get_world_size()
+    engine_E = Engine(encoder.active(SIDE), config, MICRO, accumulation)
+    engine_D = Engine(decoder.active(SIDE), config, MICRO, accumulation)
+    engine_E.optimizer.set_learning_rate(LR)
+    engine_D.optimizer.set_learning_rate(LR)
+    for step in range(STEPS):
+        held = []
+        for j in mine():
+            torch.manual_seed(10 * step + j)
+            product, images, _ = OBJECTIVE.encoder_step(model, image(step, j))
+            engine_E.accumulate(product)
+            held.append(images)
+        for j, images in zip(mine(), held, strict=True):
+            torch.manual_seed(10 * step + j + 5)
+            product, _ = OBJECTIVE.decoder_step(model, image(step, j), images)
+            engine_D.accumulate(product)
+    assert engine_E.optimizer.steps == engine_D.optimizer.steps == STEPS
+    weights = [p.detach().clone() for n in (encoder, decoder) for p in n.parameters()]
+    return weights + engine_E.state() + engine_D.state()
+
+
+def train_plainly() -> list[torch.Tensor]:
+    """Algorithm 1 written as it reads: one process, one graph per update, losses not products."""
+    encoder, decoder = networks()
+    E, D = Model(encoder, decoder).encode, Model(encoder, decoder).decode
+    adam = [EqualizedAdam(n.active(SIDE), 0.99, 1e-8) for n in (encoder, decoder)]
+    for a in adam:
+        a.start()
+        a.set_learning_rate(LR)
+    o, s = OBJECTIVE, 1 / (3 * SIDE * SIDE)
+    for step in range(STEPS):
+        drawn = []
+        for j in range(4):
+            torch.manual_seed(10 * step + j)
+            x = image(step, j)
+            mu, logvar = E(x)
+            z = draw(mu, logvar)
+            x_r = D(z)
+            z_f = torch.randn(MICRO, SHAPE.latent)
+            state = torch.get_rng_state()
+            x_f = D(z_f)
+            m, l_ = E(torch.cat([x_r.detach(), x_f.detach()]))
+            x_ff = D(draw(m, l_))
+            rec_f = squared_error(torch.cat([x_r, x_f.detach()]), x_ff)
+            elbo_f = -(o.beta_rec * rec_f + o.beta_neg * kl_divergence(m, l_))
+            elbo = -(o.beta_rec * squared_error(x, x_r) + o.beta_kl * kl_divergence(mu, logvar))
+            loss = -s * elbo.mean() + 0.5 * (2 * s * elbo_f).exp().mean()
+            (loss / 4).backward(inputs=encoder.active(SIDE))
+            drawn.append((x, z.detach(), z_f, state, 10 * step + j))
+        adam[0].step()
+        adam[0].zero_grad()
+        for x, z, z_f, state, seed in drawn:
+            torch.manual_seed(seed)
+            E(x)
+            draw(z, z)
+            x_r = D(z)
+            torch.set_rng_state(state)
+            x_f = D(z_f)
+            torch.manual_seed(seed + 5)
+            kl = kl_divergence(*E(torch.cat([x_r, x_f])))
+            loss = s * (o.beta_rec * squared_error(x, x_r).mean() + o.beta_kl * kl.mean())
+            (loss / 4).backward(inputs=decoder.active(SIDE))
+        adam[1].step()
+        adam[1].zero_grad()
+    weights = [p.detach() for n in (encoder, decoder) for p in n.parameters()]
+    return weights + [
+        a.state[p]["exp_avg_sq"]
+        for a, n in zip(adam, (encoder, decoder), strict=True)
+        for p in n.active(SIDE)
+    ]
+
+
+@pytest.mark.parametrize("zero_stage", [0, 1, 2])
+def test_engines_equal_plain_torch_on_two_processes(zero_stage):
+    plain = train_plainly()
+    start = [p for n in networks() for p in n.parameters()]
+    for ours in run_together(2, train_with_engines, zero_stage):
+        assert len(ours) == len(plain)
+        for a, b in zip(ours, plain, strict=True):
+            torch.testing.assert_close(a, b, rtol=2e-4, atol=2e-6)
+    moved = [(a - b).abs().max().item() for a, b in zip(start, plain, strict=False)]
+    assert sum(m > 1e-3 for m in moved) > 0.8 * len(moved) - 20
