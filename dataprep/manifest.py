@@ -1,0 +1,171 @@
+"""The manifest of a prepared dataset, and its reader. Standard library only: training imports this
+module alone, and so can anybody else's code.
+
+A dataset is a folder that `dataprep/shard.py` wrote:
+
+    manifest.json
+    index/{train,test}.jsonl                           which source image each sample is
+    webdataset/r004 ... r256/{train,test}-000000.tar   <key>.png, and <key>.cls where labelled
+    ffcv/r004-{train,test}.beton ... r256-...          fields `image` (raw RGB) and `label`
+
+Sample i of a split is the same image in every resolution and format: the i-th member of the tars
+taken in order, sample i of the beton, line i of the index. `manifest.json` is an object of
+
+    format        1
+    digest        identity of the data: sha256 of `files` as canonical JSON
+    made_with     versions of what decides the bytes: this package, Pillow, numpy, zlib
+    source        {"name", "images"}: file or folder name, and how many images were found in it
+    settings      what was asked for: max_resolution, labels
+    split         {"rule": "ffhq" | "celebahq" | "fraction", "test_fraction"?, "asked", "why"}
+    resolutions   ascending powers of two
+    samples       {"train": n, "test": n}
+    classes       folder names, in the order of the labels; empty where there are no labels
+    files         [{"path", "format", "resolution", "split", "samples", "bytes", "sha256"}, ...]
+                  in order; "format" is "webdataset", "ffcv" or "index" (resolution null)
+    checksum      sha256 of all the rest as canonical JSON, against damage
+
+Canonical JSON: keys sorted, no spaces, ASCII.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+NAME = "manifest.json"
+FORMAT = 1
+SPLITS = ("train", "test")
+
+
+class DatasetError(Exception):
+    """A source or a dataset that cannot be used; the message names it and the way out."""
+
+
+class Shard(NamedTuple):
+    """One tar: its path and how many samples it holds."""
+
+    path: Path
+    samples: int
+
+
+def canonical_sha256(value: Any) -> str:
+    """sha256 of `value` as canonical JSON, in hexadecimal."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def checksum_of(content: dict[str, Any]) -> str:
+    return canonical_sha256({key: value for key, value in content.items() if key != "checksum"})
+
+
+def write(folder: Path, content: dict[str, Any]) -> None:
+    """Write `folder`/manifest.json, whole or not at all; format, digest and checksum are added."""
+    content = {"format": FORMAT, "digest": canonical_sha256(content["files"]), **content}
+    content["checksum"] = checksum_of(content)
+    beside = folder / f".{NAME}.partial"
+    beside.write_text(json.dumps(content, indent=1) + "\n", encoding="ascii")
+    beside.rename(folder / NAME)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A prepared dataset. Make it with `Manifest.load(folder)`."""
+
+    folder: Path
+    content: dict[str, Any]
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Manifest":
+        """Read `folder`/manifest.json; DatasetError where it is missing, damaged or altered."""
+        folder = Path(folder)
+        path = folder / NAME
+        try:
+            content = json.loads(path.read_text(encoding="ascii"))
+        except FileNotFoundError:
+            raise DatasetError(
+                f"{path} does not exist: the dataset is not there or its preparation did not end; "
+                f"make it with  python dataprep/shard.py SOURCE --out {folder}"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise DatasetError(f"{path} cannot be read ({error}): prepare it again") from None
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise DatasetError(
+                f"{path} is not a manifest of format {FORMAT}: prepare the dataset again with "
+                "this version of dataprep/shard.py"
+            )
+        if content.get("checksum") != checksum_of(content):
+            raise DatasetError(
+                f"{path} was altered: its content does not match its checksum; prepare it again"
+            )
+        return cls(folder, content)
+
+    @property
+    def digest(self) -> str:
+        """Identity of the data: equal where every file has the same bytes, and nowhere else."""
+        return self.content["digest"]
+
+    @property
+    def resolutions(self) -> tuple[int, ...]:
+        """Sides of the images, ascending."""
+        return tuple(self.content["resolutions"])
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the labels 0, 1, ...; empty where the samples have none (their label is -1)."""
+        return tuple(self.content["classes"])
+
+    def count(self, split: str) -> int:
+        """Number of samples of "train" or "test", the same at every resolution."""
+        if split not in SPLITS:
+            raise DatasetError(f"there is no split {split!r}: the splits are {', '.join(SPLITS)}")
+        return self.content["samples"][split]
+
+    def tars(self, resolution: int, split: str) -> list[Shard]:
+        """The WebDataset tars of one resolution and split, in the order of their samples."""
+        files = self._select("webdataset", resolution, split)
+        return [Shard(self.folder / file["path"], file["samples"]) for file in files]
+
+    def beton(self, resolution: int, split: str) -> Path:
+        """The FFCV file of one resolution and split."""
+        return self.folder / self._select("ffcv", resolution, split)[0]["path"]
+
+    def _select(self, format: str, resolution: int, split: str) -> list[dict[str, Any]]:
+        self.count(split)
+        self._has(resolution)
+        want = (format, resolution, split)
+        files = [
+            file
+            for file in self.content["files"]
+            if (file["format"], file["resolution"], file["split"]) == want
+        ]
+        if not files:
+            raise DatasetError(f"{self.folder} holds no {format} files: prepare it again with them")
+        return files
+
+    def _has(self, resolution: int) -> None:
+        if resolution not in self.resolutions:
+            raise DatasetError(
+                f"{self.folder} holds no images at resolution {resolution}, only "
+                f"{', '.join(map(str, self.resolutions))}: choose one of these, or prepare the "
+                f"dataset again with another --max-resolution"
+            )
+
+    def check(self, resolution: int | None = None) -> None:
+        """The cheap check before training: every file (of one resolution) is there, in full size.
+
+        Reads no content. DatasetError names the first file that is not as it should be.
+        """
+        if resolution is not None:
+            self._has(resolution)
+        for file in self.content["files"]:
+            if resolution is not None and file["resolution"] not in (resolution, None):
+                continue
+            path = self.folder / file["path"]
+            again = f"copy it again, or remove {self.folder} and prepare it again"
+            try:
+                size = path.stat().st_size
+            except OSError as error:
+                raise DatasetError(f"{path}: {error.strerror or error}; {again}") from None
+            if size != file["bytes"]:
+                raise DatasetError(f"{path} has {size} bytes instead of {file['bytes']}: {again}")
