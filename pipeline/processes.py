@@ -28,6 +28,9 @@ def start() -> torch.device:
         alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
         os.environ |= alone | {"MASTER_PORT": str(free_port())}
     device = torch.device("cpu")
+    if "OMP_NUM_THREADS" not in os.environ:
+        cores = len(os.sched_getaffinity(0))
+        torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
     if torch.cuda.is_available():
         # A scheduler may show each process its own GPU alone, or all of the node's to each.
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
