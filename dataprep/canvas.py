@@ -3,6 +3,7 @@
 A mask and every coordinate is a float32 array (H, W), a canvas (3, H, W); lengths are in half
 frames, so the picture spans [-1, 1] in X (right) and in Y (up).
 """
+
 import functools
 import types
 

@@ -4,6 +4,7 @@ A point of the head is (x, y), x to the right and y up from between the eyes, in
 is painted in these coordinates turns with the head. `f` is a `synthetic.Face`, `g` what is known
 of each pixel: see `pose`.
 """
+
 import functools
 import types
 from math import cos, sin

@@ -2,6 +2,7 @@
 
 `f` is a `synthetic.Face`; `g` holds what is known of each pixel, the canvas too: see `head.pose`.
 """
+
 import functools
 from math import cos, sin, tanh
 
@@ -12,7 +13,12 @@ from dataprep.head import CROWN, PIVOT, backdrop, lift_nose, light, mouth_level,
 
 FRONT = (-0.72, 0.72, -1, 0.72)  # the box where the head is traced
 SKIN = (
-    (252, 220, 200), (243, 201, 172), (221, 167, 130), (171, 115, 80), (126, 81, 58), (90, 58, 44)
+    (252, 220, 200),
+    (243, 201, 172),
+    (221, 167, 130),
+    (171, 115, 80),
+    (126, 81, 58),
+    (90, 58, 44),
 )
 HAIR = (228, 202, 156), (198, 156, 100), (146, 98, 56), (88, 54, 34), (50, 32, 25), (24, 20, 23)
 IRIS = (58, 34, 22), (112, 68, 34), (136, 110, 54), (92, 128, 88), (84, 134, 172), (132, 158, 178)

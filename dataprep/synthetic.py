@@ -3,6 +3,7 @@
 OUT is a zip of JPEGs if it ends in .zip, else a folder of them. Image i depends on the seed and on
 i alone, so a longer run begins with the images of a shorter one.
 """
+
 import argparse
 import dataclasses
 import functools

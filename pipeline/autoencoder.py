@@ -17,7 +17,6 @@ class Autoencoder(nn.Module):
         self.shape = shape
         self.encoder = Encoder(shape)
         self.decoder = Decoder(shape)
-        self.to(memory_format=torch.channels_last)
 
     @property
     def device(self) -> torch.device:

@@ -78,7 +78,7 @@ def _override(content: dict, override: str) -> None:
 def _explain(kind: type, error: dict) -> str:
     """One of pydantic's errors in words, with the nearest key where one is unknown."""
     *place, last = error["loc"] or ("",)
-    key = ".".join(str(part) for part in error["loc"])
+    key = ".".join(str(part) for part in _without_tags(kind, error["loc"]))
     if error["type"] == "unexpected_keyword_argument":
         names = [f.name for f in dataclasses.fields(_kind_at(kind, place))]
         nearest = difflib.get_close_matches(str(last), names, 1, cutoff=0.4)
@@ -86,9 +86,17 @@ def _explain(kind: type, error: dict) -> str:
         return f"unknown key {key!r}; {hint}"
     if error["type"] in ("missing", "missing_argument"):
         return f"{key!r} is missing"
-    if not key:
-        return error["msg"].removeprefix("Value error, ")
-    return f"{key!r} is {error['input']!r}: {error['msg'].removeprefix('Value error, ')}"
+    message = error["msg"].removeprefix("Value error, ")
+    if isinstance(error["input"], dict | list):
+        return f"{key}: {message}" if key else message
+    return f"{key!r} is {error['input']!r}: {message}"
+
+
+def _without_tags(kind: type, place: tuple) -> list:
+    """`place` without the names by which pydantic tells the parts of a union."""
+    *parents, last = place or ("",)
+    kinds = [_kind_at(kind, parents[: i + 1]) for i in range(len(parents))]
+    return [p for p, k in zip(parents, kinds) if p != getattr(k, "method", None)] + [last]
 
 
 def _kind_at(kind: Any, place: list) -> type:

@@ -122,7 +122,9 @@ class Decoder(nn.Module):
         """
         if w.dim() == 2:
             w = w[:, None].expand(-1, style_layers(resolution), -1)
-        x, image, below = self.const, None, None
+        # Feature maps are channels last throughout, as the images are; DeepSpeed needs parameters
+        # in the usual order.
+        x, below = self.const.contiguous(memory_format=torch.channels_last), None
         for row in range(0, style_layers(resolution), 2):
             side = 4 << (row // 2)
             x = self.blocks[str(side)](x, w[:, row], w[:, row + 1], noise)

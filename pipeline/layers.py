@@ -85,7 +85,7 @@ class _Whiten(torch.autograd.Function):
         y, scale = ctx.saved_tensors
         g, wide = full_precision(g_y), full_precision(y)
         pixels = y.shape[2] * y.shape[3]
-        # d mean / dx = 1 / pixels and d variance / dx = 2 (x - mean) / pixels = 2 y / scale / pixels.
+        # d mean / dx = 1 / pixels; d variance / dx = 2 (x - mean) / pixels; x - mean = y / scale.
         along_y = 2 / pixels * g_variance / scale - scale * (g * wide).mean((2, 3), keepdim=True)
         constant = g_mean / pixels - scale * g.mean((2, 3), keepdim=True)
         return torch.addcmul(torch.addcmul(constant, wide, along_y), g, scale).to(y.dtype), None

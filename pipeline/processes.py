@@ -3,13 +3,9 @@
 import os
 import socket
 
+import deepspeed
 import torch
 import torch.distributed as dist
-
-if not torch.cuda.is_available():
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # otherwise DeepSpeed guesses, and warns
-
-import deepspeed
 from deepspeed.utils import logger as deepspeed_logger
 
 deepspeed_logger.setLevel("ERROR")

@@ -45,7 +45,7 @@ class RunFolder:
             raise LostRunError(f"{self.path} has been taken over by {holder}: this process ends")
 
     def keep_config(self, config: Config, digest: str) -> None:
-        """Writes config.yaml, or compares with the one that is there; ConfigError if they differ."""
+        """Writes config.yaml, or compares it with the one there: ConfigError if they differ."""
         path = self.path / "config.yaml"
         content = {"dataset_digest": digest, **plain(config)}
         if path.exists():

@@ -1,5 +1,6 @@
 """What tests of several folders share."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+
+# Tests run side by side: threads of each would only fight for the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).parent.parent
 
