@@ -1,0 +1,234 @@
+"""A training runs through its stages, and is the same however often it is cut."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from mlflow import MlflowClient
+from PIL import Image
+
+from tests.stages.tiny import final_weights, journal, run, tiny, write
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def whole(dataset, tmp_path_factory) -> Path:
+    """The folder of a training that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    assert run(tiny(dataset), folder) == [0]
+    return folder
+
+
+def test_it_leaves_checkpoints_pictures_and_a_journal(whole):
+    found = sorted(int(p.name) for p in (whole / "checkpoints").iterdir())
+    assert found == [96, 240, 256]  # the ends of the stages and the newest two
+    pictures = {p.name for p in (whole / "pictures").iterdir()}
+    wanted = {"schedule.png", "losses.png", "samples-004-000000096.png"}
+    assert wanted | {"reconstructions-008-000000256.png"} <= pictures
+    with Image.open(whole / "pictures" / "samples-008-000000256.png") as sheet:
+        assert sheet.size == (8 * 66 + 2, 8 * 66 + 2)
+    losses = journal(whole, "loss_E")
+    assert [images for images, _ in losses] == list(range(16, 257, 16))
+    assert [images for images, _ in journal(whole, "fd_random_40")] == [96, 256]
+    assert [images for images, _ in journal(whole, "kl_fake")][0] == 48  # after the VAE
+    config = yaml.safe_load((whole / "config.yaml").read_text())
+    assert config["stages"][1]["fade"] == 64 and config["ema_half_life"] == 10_000
+
+
+def test_mlflow_holds_a_run_for_the_training_and_one_for_each_stage(whole):
+    client = MlflowClient(f"sqlite:///{whole.parent / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("soft-introvae")
+    runs = {r.info.run_name: r for r in client.search_runs([experiment.experiment_id])}
+    parent = runs["tiny"]
+    assert set(runs) == {"tiny", "tiny 4x4", "tiny 8x8"}
+    assert {r.info.status for r in runs.values()} == {"FINISHED"}
+    assert parent.data.params["stages.1.resolution"] == "8"
+    assert {"fd_random_40/4", "fd_random_40/8", "reconstruction_mse/8"} <= set(parent.data.metrics)
+    for side, last in ((4, 96), (8, 256)):
+        child = runs[f"tiny {side}x{side}"]
+        assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        steps = [m.step for m in client.get_metric_history(child.info.run_id, "loss_E")]
+        assert steps == list(range(16 if side == 4 else 112, last + 1, 16))
+        assert child.data.metrics["fd_random_40"] == parent.data.metrics[f"fd_random_40/{side}"]
+        images = client.list_artifacts(child.info.run_id, "images")
+        assert any("samples" in image.path for image in images)
+
+
+def stop_at(images: int):
+    """Sends this process a signal once so many images are in the journal."""
+
+    def watch(path: Path) -> None:
+        while not path.exists() or f'"images": {images}' not in path.read_text():
+            time.sleep(0.005)
+        os.kill(os.getpid(), signal.SIGUSR2)
+
+    def before(folder: Path) -> None:
+        args = (folder / "metrics.jsonl",)
+        threading.Thread(target=watch, args=args, daemon=True).start()
+
+    return before
+
+
+class StopAt:
+    """`stop_at` in a form that travels to another process."""
+
+    def __init__(self, images: int):
+        self.images = images
+
+    def __call__(self, folder: Path) -> None:
+        stop_at(self.images)(folder)
+
+
+def test_a_signal_stops_all_processes_with_a_checkpoint_and_one_continues(dataset, whole, tmp_path):
+    content, folder = tiny(dataset), tmp_path / "run"
+    assert run(content, folder, processes=2, before=StopAt(128)) == [signal.SIGUSR2] * 2
+    newest = max(int(p.name) for p in (folder / "checkpoints").iterdir())
+    assert 128 <= newest < 256
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("soft-introvae").experiment_id
+    (parent,) = client.search_runs([experiment], "attributes.run_name = 'tiny'")
+    assert parent.info.status == "SCHEDULED"
+    assert run(content, folder) == [0]
+    assert len(client.search_runs([experiment])) == 3
+    assert client.get_run(parent.info.run_id).info.status == "FINISHED"
+    assert_same_losses(folder, whole)
+
+
+def assert_same_losses(folder: Path, other: Path, rel: float = 1e-4) -> None:
+    for name in ("loss_E", "loss_D", "rec", "kl_real", "kl_fake"):
+        ours, theirs = journal(folder, name), journal(other, name)
+        assert [i for i, _ in ours] == [i for i, _ in theirs]
+        assert [v for _, v in ours] == pytest.approx([v for _, v in theirs], rel=rel), name
+
+
+@pytest.mark.parametrize(("processes", "zero_stage"), [(2, 1), (4, 2)])
+def test_many_processes_compute_what_one_does(dataset, whole, tmp_path, processes, zero_stage):
+    content = tiny(dataset, engine__zero_stage=zero_stage)
+    assert run(content, tmp_path / "run", processes) == [0] * processes
+    assert_same_losses(tmp_path / "run", whole)
+
+
+def test_killed_and_started_again_it_ends_in_the_same_bits(dataset, whole, tmp_path):
+    """By the command line, killed with SIGKILL at random moments, checkpoints being written or not."""
+    folder, rng = tmp_path / "runs" / "run", random.Random(time.time_ns())
+    config = write(tiny(dataset), tmp_path / "tiny.yaml")
+    command = [sys.executable, ROOT / "launch" / "local.py", "--config", config]
+    command += ["--output", folder, "--processes", "1"]
+    for images in sorted(rng.sample(range(16, 240, 16), 2)):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        reached = f'"images": {images}'
+        path = folder / "metrics.jsonl"
+        while process.poll() is None and not (path.exists() and reached in path.read_text()):
+            time.sleep(0.01)
+        time.sleep(rng.random() * 0.2)
+        process.kill()
+        output = process.communicate()[0].decode()
+        assert process.returncode == -signal.SIGKILL, output
+    subprocess.run(command, check=True, capture_output=True)
+    assert final_weights(folder) == final_weights(whole)
+    assert journal(folder, "loss_E") == journal(whole, "loss_E")
+
+
+def truncate_newest(folder: Path) -> None:
+    newest = max((folder / "checkpoints").iterdir(), key=lambda p: p.name)
+    weights = newest / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4])
+
+
+def test_a_damaged_checkpoint_is_passed_over(dataset, whole, tmp_path, capfd):
+    folder = tmp_path / "run"
+    assert run(tiny(dataset), folder, before=StopAt(160)) == [signal.SIGUSR2]
+    truncate_newest(folder)
+    assert run(tiny(dataset), folder) == [0]
+    assert final_weights(folder) == final_weights(whole)
+    said = capfd.readouterr().out
+    assert "weights.safetensors is damaged" in said and "the one before it is used" in said
+
+
+def test_another_configuration_is_refused_and_another_loader_is_not(dataset, whole):
+    with pytest.raises(RuntimeError, match=r"stages.1.lr was 0.01, is 0.02.*--output"):
+        changed = tiny(dataset)
+        changed["stages"][1]["lr"] = 0.02
+        run(changed, whole)
+    before = final_weights(whole)
+    assert run(tiny(dataset, data__workers=2, evaluation__samples=40), whole) == [0]
+    assert final_weights(whole) == before
+
+
+def lose_the_run(folder: Path) -> None:
+    """Another process claims the run once this one has begun."""
+    from stages.run_folder import RunFolder
+
+    def claim() -> None:
+        while not (folder / "metrics.jsonl").exists():
+            time.sleep(0.01)
+        RunFolder(folder).claim()
+
+    threading.Thread(target=claim, daemon=True).start()
+
+
+def test_a_process_that_lost_the_run_ends_without_writing(dataset, tmp_path):
+    with pytest.raises(RuntimeError, match="has been taken over by"):
+        run(tiny(dataset), tmp_path / "run", before=lose_the_run)
+    assert not (tmp_path / "run" / "checkpoints" / "000000256").exists()
+
+
+def test_losses_that_are_not_finite_end_the_training_with_advice(dataset, tmp_path):
+    content = tiny(dataset, every={"log": 16, "checkpoint": 0, "pictures": 0})
+    content["stages"][0]["lr"] = 1e30
+    with pytest.raises(RuntimeError, match=r"DivergedError: loss_. is (nan|inf) at .*beta_neg"):
+        run(content, tmp_path / "run")
+
+
+def fill_the_disk(folder: Path) -> None:
+    import errno
+
+    from pipeline import checkpoints
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    checkpoints.save_file = full
+
+
+def test_a_full_disk_does_not_end_the_training(dataset, tmp_path, capfd):
+    folder = tmp_path / "run"
+    assert run(tiny(dataset), folder, before=fill_the_disk) == [0]
+    said = capfd.readouterr().out
+    assert "no checkpoint at 48 images" in said and "No space left on device" in said
+    assert run(tiny(dataset), folder) == [0]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_trains(dataset, whole, tmp_path, precision):
+    content = tiny(dataset, engine__precision=precision, engine__zero_stage=1)
+    assert run(content, tmp_path / "run", processes=2) == [0, 0]
+    for (_, ours), (_, theirs) in zip(
+        journal(tmp_path / "run", "rec"), journal(whole, "rec"), strict=True
+    ):
+        assert ours == pytest.approx(theirs, rel=0.2)
+    assert journal(tmp_path / "run", "skipped_steps")[-1][1] <= 2
+
+
+def test_the_weights_moved(whole):
+    from safetensors.torch import load_file
+
+    first, last = (
+        load_file(whole / "checkpoints" / name / "weights.safetensors")
+        for name in ("000000096", "000000256")
+    )
+    moved = {name for name in last if not torch.equal(first[name], last[name])}
+    assert any("blocks.8" in name for name in moved) and any("blocks.4" in name for name in moved)
+    assert not any("blocks.16" in name for name in moved)
+    ema = load_file(whole / "checkpoints" / "000000256" / "ema.safetensors")
+    assert ema["mean_style"].shape == (8,)
+    assert not torch.equal(ema["decoder.const"], last["decoder.const"])
