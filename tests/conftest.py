@@ -1,0 +1,69 @@
+"""What all tests share: which of them this machine can run, their order, and the SLURM cluster."""
+
+import functools
+
+import pytest
+import slurm_cluster as slurm
+
+
+def _no_gpu() -> str | None:
+    import torch
+
+    return None if torch.cuda.is_available() else "needs a CUDA device, and torch sees none"
+
+
+# Marker -> why its tests cannot run here, or None. The last marker's tests run last.
+OBSTACLES = {"gpu": functools.cache(_no_gpu), "slurm": functools.cache(slurm.obstacle)}
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--require", action="append", default=[], metavar="NAME[,NAME]",
+        help="fail, not skip, the tests with this marker (gpu, slurm) if they cannot run here",
+    )  # fmt: skip
+
+
+def _required(config) -> set[str]:
+    return {name for value in config.getoption("require") for name in value.split(",")}
+
+
+def pytest_configure(config):
+    if unknown := _required(config) - OBSTACLES.keys():
+        raise pytest.UsageError(f"--require {min(unknown)}: not one of {', '.join(OBSTACLES)}")
+    if config.getoption("dist", None) == "load":  # pytest -n: heed the groups set below
+        config.option.dist = "loadgroup"
+
+
+def _markers(item) -> list[str]:
+    return [marker for marker in OBSTACLES if item.get_closest_marker(marker)]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Quick tests first, so that broken things fail in seconds; one worker gets the cluster."""
+    order = list(OBSTACLES)
+    items.sort(key=lambda item: max(map(order.index, _markers(item)), default=-1))
+    for item in items:
+        if "slurm" in _markers(item):
+            item.add_marker(pytest.mark.xdist_group("slurm"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    for marker in _markers(item):
+        if reason := OBSTACLES[marker]():
+            if marker in _required(item.config):
+                pytest.fail(reason, pytrace=False)
+            pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def slurm_cluster(tmp_path_factory):
+    """The cluster of this worker: 4 nodes with 2 fake GPUs each. SLURM_CONF points to it from now.
+
+    A test that leaves jobs, or nodes without power or cable, calls `slurm_cluster.restore()`.
+    """
+    root = tmp_path_factory.mktemp("slurm")
+    with slurm.SlurmCluster(root, gpus=2) as cluster, pytest.MonkeyPatch.context() as environment:
+        environment.setenv("SLURM_CONF", cluster.env["SLURM_CONF"])
+        yield cluster
