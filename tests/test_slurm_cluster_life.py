@@ -1,0 +1,70 @@
+"""A test cluster leaves nothing behind, however it ends, and disturbs no other."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from slurm_cluster import ClusterError, SlurmCluster
+
+pytestmark = pytest.mark.slurm
+
+
+def processes(root: Path) -> set[str]:
+    """Names of the live processes that were started for the cluster in that folder."""
+    mark, names = f"SLURM_CONF={root}/slurm.conf".encode(), set()
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark in (process / "environ").read_bytes().split(b"\0"):
+                names.add((process / "comm").read_text().strip())
+        except OSError:  # it has ended
+            continue
+    return names
+
+
+def links() -> set[str]:
+    return {link for link in os.listdir("/sys/class/net") if re.fullmatch(r"slurm\d+", link)}
+
+
+def test_two_clusters_stand_side_by_side(slurm_cluster, tmp_path):
+    before = links()
+    with SlurmCluster(tmp_path, nodes=1) as other:
+        assert other.run("srun", "hostname") == "node1"
+        assert other.host_address != slurm_cluster.host_address
+        assert list(other.states()) == ["node1"]
+        assert len(slurm_cluster.states()) == 4
+        assert {"slurmctld", "slurmd", "slurmdbd", "mariadbd", "munged"} <= processes(tmp_path)
+    assert processes(tmp_path) == set()
+    assert links() == before
+
+
+def test_failed_start_names_the_daemon_and_leaves_nothing(tmp_path):
+    before = links()
+    cluster = SlurmCluster(tmp_path, nodes=1, extra="StateSaveLocation=/proc/no/such/folder")
+    with pytest.raises(ClusterError, match=r"(?s)slurmctld has ended.*fatal: mkdir\(/proc/no"):
+        cluster.start()
+    assert processes(tmp_path) == set()
+    assert links() == before
+    cluster.stop()  # once more does no harm
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_nothing_outlives_a_killed_parent(slurm_cluster, tmp_path, number):
+    before = links()
+    code = (
+        "import sys, time; from slurm_cluster import SlurmCluster; "
+        "SlurmCluster(sys.argv[1], nodes=1).start(); print('up', flush=True); time.sleep(100)"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)],
+        cwd=Path(__file__).parent, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert parent.stdout.readline() == b"up\n"
+    assert processes(tmp_path) and links() > before
+    parent.send_signal(number)
+    parent.wait()
+    slurm_cluster.wait_until(lambda: not processes(tmp_path), "the daemons to die", 5)
+    slurm_cluster.wait_until(lambda: links() == before, "the network to vanish", 10)
