@@ -28,6 +28,9 @@ mount --bind {root}/hosts /etc/hosts
 mount --bind {root}/nsswitch.conf /etc/nsswitch.conf
 """
 
+# Where the controller keeps what is thrown away: no waiting for a disk, and nothing to clear up.
+MEMORY = "mount -t tmpfs tmpfs {root}/memory; cd {root}/memory; mkdir state db tmp"
+
 
 class ClusterError(RuntimeError):
     """The cluster does not start, a client command fails, or something waited for does not come."""
@@ -90,9 +93,7 @@ class SlurmCluster:
     def _start_controller(self):
         munge, database = self.root / "munge.sock", self.root / "mariadb.sock"
         controller = self._network.controller
-        for folder in ("db", "state"):  # in memory: no waiting for a disk, and nothing to clear up
-            mount = controller.inside("mount", "-t", "tmpfs", "tmpfs", str(self.root / folder))
-            subprocess.run(mount, check=True)
+        subprocess.run(controller.inside("sh", "-ec", MEMORY.format(root=self.root)), check=True)
         self._start_daemon("munged", controller, *MUNGED.format(root=self.root).split())
         self._start_daemon("mariadbd", controller, *MARIADBD.format(root=self.root).split())
         self.wait_until(lambda: _listens(munge), "munged", 20)

@@ -27,7 +27,7 @@ AuthType=auth/munge
 # A requeued job may start when the credential of its last start has expired: 2 minutes by default.
 AuthInfo=socket={root}/munge.sock,cred_expire=5
 CredType=cred/munge
-StateSaveLocation={root}/state
+StateSaveLocation={root}/memory/state
 SlurmdSpoolDir={root}/spool/%n
 SlurmctldPidFile={root}/slurmctld.pid
 SlurmdPidFile={root}/slurmd.%n.pid
@@ -81,9 +81,11 @@ StorageUser=root
 StorageLoc=accounting
 """
 
+# Two servers crash if they share a folder for temporary files, which they name by process number:
+# that is the same on many a host.
 MARIADBD = (
-    "mariadbd --no-defaults --user=root --datadir={root}/db --socket={root}/mariadb.sock "
-    "--pid-file={root}/mariadbd.pid --init-file={root}/mariadb.sql "
+    "mariadbd --no-defaults --user=root --datadir={root}/memory/db --tmpdir={root}/memory/tmp "
+    "--socket={root}/mariadb.sock --pid-file={root}/mariadbd.pid --init-file={root}/mariadb.sql "
     "--bind-address=127.0.0.1 --skip-grant-tables "
     "--innodb-flush-log-at-trx-commit=0 --innodb-doublewrite=0 "
     "--innodb-buffer-pool-size=64M --innodb-log-file-size=16M --innodb-autoextend-increment=1 "
@@ -99,7 +101,7 @@ MUNGED = (
 
 def write_files(root: Path, network: Network, nodes: int, cpus: int, gpus: int, extra: str):
     """Write everything that the daemons read into `root`, a folder that is new or empty."""
-    for folder in ("log", "state", "spool", "db", "munge"):
+    for folder in ("log", "memory", "munge", "spool"):
         (root / folder).mkdir(parents=True)
     root.chmod(0o755)  # jobs of every user read from it
     _write_munge_key(root)
