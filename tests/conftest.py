@@ -30,8 +30,12 @@ def _required(config) -> set[str]:
 def pytest_configure(config):
     if unknown := _required(config) - OBSTACLES.keys():
         raise pytest.UsageError(f"--require {min(unknown)}: not one of {', '.join(OBSTACLES)}")
-    if config.getoption("dist", None) == "load":  # pytest -n: heed the groups set below
+    # pytest -n: heed the groups set below, in the workers too, which are not told. Where xdist
+    # cannot (3.8 with pytest 9.2: pytest-dev/pytest-xdist#1386), each worker has its own cluster.
+    if config.getoption("dist", None) == "load":
         config.option.dist = "loadgroup"
+    if hasattr(config, "workerinput"):
+        config.option.loadgroup = True
 
 
 def _markers(item) -> list[str]:

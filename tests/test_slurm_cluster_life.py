@@ -1,7 +1,5 @@
 """A test cluster leaves nothing behind, however it ends, and disturbs no other."""
 
-import os
-import re
 import signal
 import subprocess
 import sys
@@ -9,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from slurm_cluster import ClusterError, SlurmCluster
+from virtual_network import ip
 
 pytestmark = pytest.mark.slurm
 
@@ -25,46 +24,46 @@ def processes(root: Path) -> set[str]:
     return names
 
 
-def links() -> set[str]:
-    return {link for link in os.listdir("/sys/class/net") if re.fullmatch(r"slurm\d+", link)}
+def has_link(address: str) -> bool:
+    """Whether this machine has a link with that address in a cluster."""
+    return f" {address}/" in ip("address")
 
 
 def test_two_clusters_stand_side_by_side(slurm_cluster, tmp_path):
-    before = links()
     with SlurmCluster(tmp_path, nodes=1) as other:
         assert other.run("srun", "hostname") == "node1"
-        assert other.host_address != slurm_cluster.host_address
         assert list(other.states()) == ["node1"]
         assert len(slurm_cluster.states()) == 4
+        assert other.host_address != slurm_cluster.host_address
+        assert has_link(other.host_address) and has_link(slurm_cluster.host_address)
         assert {"slurmctld", "slurmd", "slurmdbd", "mariadbd", "munged"} <= processes(tmp_path)
     assert processes(tmp_path) == set()
-    assert links() == before
+    assert not has_link(other.host_address) and has_link(slurm_cluster.host_address)
 
 
 def test_failed_start_names_the_daemon_and_leaves_nothing(tmp_path):
-    before = links()
     cluster = SlurmCluster(tmp_path, nodes=1, extra="StateSaveLocation=/proc/no/such/folder")
     with pytest.raises(ClusterError, match=r"(?s)slurmctld has ended.*fatal: mkdir\(/proc/no"):
         cluster.start()
     assert processes(tmp_path) == set()
-    assert links() == before
+    assert not has_link(cluster.host_address)
     cluster.stop()  # once more does no harm
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_nothing_outlives_a_killed_parent(slurm_cluster, tmp_path, number):
-    before = links()
     code = (
         "import sys, time; from slurm_cluster import SlurmCluster; "
-        "SlurmCluster(sys.argv[1], nodes=1).start(); print('up', flush=True); time.sleep(100)"
+        "cluster = SlurmCluster(sys.argv[1], nodes=1); cluster.start(); "
+        "print(cluster.host_address, flush=True); time.sleep(100)"
     )
     parent = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path)],
-        cwd=Path(__file__).parent, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        cwd=Path(__file__).parent, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     )  # fmt: skip
-    assert parent.stdout.readline() == b"up\n"
-    assert processes(tmp_path) and links() > before
+    address = parent.stdout.readline().strip()
+    assert processes(tmp_path) and has_link(address)
     parent.send_signal(number)
     parent.wait()
     slurm_cluster.wait_until(lambda: not processes(tmp_path), "the daemons to die", 5)
-    slurm_cluster.wait_until(lambda: links() == before, "the network to vanish", 10)
+    slurm_cluster.wait_until(lambda: not has_link(address), "the network to vanish", 10)
