@@ -1,18 +1,97 @@
-"""What tests of several folders share."""
+"""What all tests share: which of them this machine can run, their order, and the SLURM cluster."""
 
+import functools
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+# Tests run side by side: threads of each would only fight for the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 from PIL import Image
 
-# Tests run side by side: threads of each would only fight for the cores.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+from tests.cluster import slurm_cluster as slurm
 
 ROOT = Path(__file__).parent.parent
+FOLDERS = ("pipeline", "dataprep", "stages", "launch")  # the quick and fundamental first
+
+
+def _no_gpu() -> str | None:
+    import torch
+
+    return None if torch.cuda.is_available() else "needs a CUDA device, and torch sees none"
+
+
+# Marker -> why its tests cannot run here, or None. The last marker's tests run last.
+OBSTACLES = {"gpu": functools.cache(_no_gpu), "slurm": functools.cache(slurm.obstacle)}
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--require", action="append", default=[], metavar="NAME[,NAME]",
+        help="fail, not skip, the tests with this marker (gpu, slurm) if they cannot run here",
+    )  # fmt: skip
+
+
+def _required(config) -> set[str]:
+    return {name for value in config.getoption("require") for name in value.split(",")}
+
+
+def pytest_configure(config):
+    if unknown := _required(config) - OBSTACLES.keys():
+        raise pytest.UsageError(f"--require {min(unknown)}: not one of {', '.join(OBSTACLES)}")
+    # pytest -n: heed the groups set below, in the workers too, which are not told. Where xdist
+    # cannot (3.8 with pytest 9.2: pytest-dev/pytest-xdist#1386), each worker has its own cluster.
+    if config.getoption("dist", None) == "load":
+        config.option.dist = "loadgroup"
+    if hasattr(config, "workerinput"):
+        config.option.loadgroup = True
+
+
+def _markers(item) -> list[str]:
+    return [marker for marker in OBSTACLES if item.get_closest_marker(marker)]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Quick tests first, so that broken things fail in seconds; one worker gets the cluster."""
+    order = list(OBSTACLES)
+
+    def place(item) -> tuple[int, int]:
+        folder = item.path.parent.name
+        return (
+            max(map(order.index, _markers(item)), default=-1),
+            FOLDERS.index(folder) if folder in FOLDERS else len(FOLDERS),
+        )
+
+    items.sort(key=place)
+    for item in items:
+        if "slurm" in _markers(item):
+            item.add_marker(pytest.mark.xdist_group("slurm"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    for marker in _markers(item):
+        if reason := OBSTACLES[marker]():
+            if marker in _required(item.config):
+                pytest.fail(reason, pytrace=False)
+            pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def slurm_cluster(tmp_path_factory):
+    """The cluster of this worker: 4 nodes with 2 fake GPUs each. SLURM_CONF points to it from now.
+
+    A test that leaves jobs, or nodes without power or cable, calls `slurm_cluster.restore()`.
+    """
+    root = tmp_path_factory.mktemp("slurm")
+    with slurm.SlurmCluster(root, gpus=2) as cluster, pytest.MonkeyPatch.context() as environment:
+        environment.setenv("SLURM_CONF", cluster.env["SLURM_CONF"])
+        yield cluster
 
 
 @pytest.fixture(scope="session")
