@@ -46,6 +46,7 @@ SAMPLE = np.dtype([("size", "<i8"), ("label", "<i8")])
 VERSION = 2
 FIELDS = (("image", 2), ("label", 1))  # names, and ffcv's numbers for RGBImageField and IntField
 MODES = {"jpeg": 0, "raw": 1}
+METADATA_START = HEADER.itemsize + len(FIELDS) * DESCRIPTOR.itemsize
 MIN_PAGE = 2**21  # ffcv's least
 PER_PAGE = 10  # at least so many samples in a page, so that at most a tenth of it is empty
 
@@ -90,8 +91,7 @@ class Placer:
     def __init__(self, count: int, largest: int):
         wanted = max(MIN_PAGE, PER_PAGE * largest)
         self.page_bytes = 1 << (wanted - 1).bit_length()  # a power of two, as ffcv's own
-        self.metadata_start = HEADER.itemsize + len(FIELDS) * DESCRIPTOR.itemsize
-        end = self.metadata_start + count * METADATA.itemsize
+        end = METADATA_START + count * METADATA.itemsize
         self.start = self.end = -(-end // self.page_bytes) * self.page_bytes
 
     def place(self, sizes: Iterable[int]) -> np.ndarray:

@@ -127,13 +127,17 @@ def planned(source: str, folder: Path, settings: Settings) -> Plan:
                 with listed() as count:
                     Plan.make(source, settings, folder / "plan", count)
     plan = Plan(folder / "plan")
+    tell_plan(plan)
+    return plan
+
+
+def tell_plan(plan: Plan) -> None:
     rule, counts = plan.content["split"], plan.counts
     print(
         f"{plan.images:,} images: {counts['train']:,} train, {counts['test']:,} test "
         f"({rule['rule']}: {rule['why']})",
         flush=True,
     )
-    return plan
 
 
 @contextlib.contextmanager

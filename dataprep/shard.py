@@ -15,12 +15,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dataprep import settings, split
+from dataprep.estimate import estimate
 from dataprep.manifest import DatasetError
 from dataprep.pool import default_workers
 from dataprep.prepare import Share, prepare
+from dataprep.preview import preview
 from dataprep.progress import size
 from dataprep.rejects import Tolerance
 from dataprep.settings import Settings
+from dataprep.verify import verify
 
 
 def parser() -> argparse.ArgumentParser:
@@ -32,6 +35,11 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("source", metavar="SOURCE", nargs="?", help="where the images are")
     parser.add_argument("--out", metavar="DIR", type=Path, help="folder to make")
+
+    add = parser.add_argument
+    add("--verify", metavar="DIR", type=Path, help="read a dataset again and name what is wrong")
+    add("--dry-run", action="store_true", help="tell counts, sizes and time; make nothing")
+    add("--preview", action="store_true", help="draw contact sheets and histograms of DIR as well")
 
     what = parser.add_argument_group("what is made (all of this is in the manifest)")
     add = what.add_argument
@@ -110,7 +118,10 @@ def parser() -> argparse.ArgumentParser:
 
 def check(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     """Refuse what cannot be meant."""
-    if args.source is None or args.out is None:
+    if args.verify is not None:
+        if args.source is not None or args.out is not None:
+            parser.error("--verify DIR stands alone")
+    elif args.source is None or args.out is None:
         parser.error("SOURCE and --out DIR are needed")
     if not 0 < args.test_fraction < 1:
         parser.error(f"--test-fraction {args.test_fraction:g}: it lies between 0 and 1")
@@ -144,6 +155,15 @@ def settings_of(args: argparse.Namespace) -> Settings:
 
 def run(args: argparse.Namespace) -> None:
     """Do what the command line says; DatasetError where that cannot be done."""
+    if args.verify is not None:
+        problems = verify(args.verify, args.workers)
+        if problems:
+            raise DatasetError("\n  ".join([f"{args.verify} is not sound:", *problems]))
+        print(f"{args.verify} is sound")
+        return
+    if args.dry_run:
+        estimate(args.source, args.out, settings_of(args), args.workers)
+        return
     share = None if args.task is None else Share(args.task, args.tasks)
     tolerance = Tolerance(args.on_error, args.reject_limit)
     made = prepare(
@@ -154,6 +174,8 @@ def run(args: argparse.Namespace) -> None:
         return
     total = sum(file["bytes"] for file in made.content["files"])
     print(f"{args.out}: {size(total)}, digest {made.digest[:16]}")
+    if args.preview:
+        print(f"{preview(args.out)} shows what it holds")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
