@@ -14,10 +14,10 @@ from pipeline.layers import (
     conv_weight,
     full_precision,
     leaky_relu,
-    mean_and_variance,
     parameter,
     pixel_norm,
     upsample_conv,
+    whiten,
 )
 from pipeline.shape import Shape
 
@@ -48,10 +48,9 @@ class Modulation(nn.Module):
         """x (B or 1, C, R, R), w (B, latent) to (B, C, R, R)."""
         x = self.add_noise(x) if noise else self.add_bump(x)
         x = leaky_relu(add_bias(x, self.bias))
-        mean, variance = mean_and_variance(x)
+        x, _, _ = whiten(x, eps=1e-8)
         scale, shift = full_precision(self.style(w))[:, :, None, None].chunk(2, dim=1)
-        scale = (1 + scale) * torch.rsqrt(variance + 1e-8)
-        return torch.addcmul(shift, x - mean, scale).to(x.dtype)
+        return torch.addcmul(shift, x, 1 + scale).to(x.dtype)
 
     def add_noise(self, x: Tensor) -> Tensor:
         n = torch.randn(x.shape[0], 1, *x.shape[2:], device=x.device, dtype=x.dtype)
@@ -123,7 +122,9 @@ class Decoder(nn.Module):
         """
         if w.dim() == 2:
             w = w[:, None].expand(-1, style_layers(resolution), -1)
-        x, image, below = self.const, None, None
+        # Feature maps are channels last throughout, as the images are; DeepSpeed needs parameters
+        # in the usual order.
+        x, below = self.const.contiguous(memory_format=torch.channels_last), None
         for row in range(0, style_layers(resolution), 2):
             side = 4 << (row // 2)
             x = self.blocks[str(side)](x, w[:, row], w[:, row + 1], noise)

@@ -14,10 +14,9 @@ from pipeline.layers import (
     downsample_conv,
     full_precision,
     leaky_relu,
-    mean_and_variance,
-    normalize,
     parameter,
     standard_deviation,
+    whiten,
 )
 from pipeline.shape import Shape
 
@@ -48,18 +47,17 @@ class EncoderBlock(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = leaky_relu(add_bias(F.conv2d(x, self.conv_1, padding=1), self.bias_1))
-        x, statistics = self.whiten(x)
+        x, statistics = strip(x)
         style = self.style_1(statistics)
         x = leaky_relu(add_bias(downsample_conv(blur(x), self.conv_2), self.bias_2))
-        x, statistics = self.whiten(x)
+        x, statistics = strip(x)
         return x, style + self.style_2(statistics)
 
-    @staticmethod
-    def whiten(x: Tensor) -> tuple[Tensor, Tensor]:
-        """x normalised per image and channel, and what that took away: (B, 2C), means first."""
-        mean, variance = mean_and_variance(x)
-        statistics = torch.cat([mean, standard_deviation(variance)], dim=1).flatten(1)
-        return normalize(x, mean, variance, eps=1e-5), statistics
+
+def strip(x: Tensor) -> tuple[Tensor, Tensor]:
+    """x normalised per image and channel, and the style that took away: (B, 2C), means first."""
+    x, mean, variance = whiten(x, eps=1e-5)
+    return x, torch.cat([mean, standard_deviation(variance)], dim=1).flatten(1)
 
 
 class Encoder(nn.Module):

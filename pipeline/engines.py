@@ -122,9 +122,21 @@ class Engine:
             return [self.optimizer.state[p]["exp_avg_sq"] for p in self.parameters]
         return [safe_get_full_optimizer_state(p, "exp_avg_sq") for p in self.parameters]
 
-    def load_state(self, v: list[Tensor], steps: int) -> None:
-        """Continues from what `state` gave, with any number of processes."""
-        self.optimizer.steps = steps
+    def counts(self) -> dict[str, float]:
+        """What `load_state` needs besides Adam's v."""
+        scale = self.loss_scale
+        return {
+            "steps": self.optimizer.steps,
+            "skipped": self.skipped,
+            "loss_scale": scale.value,
+            "good_steps": scale.good_steps,
+        }
+
+    def load_state(self, v: list[Tensor], counts: dict[str, float]) -> None:
+        """Continues from what `state` and `counts` gave, with any number of processes."""
+        self.optimizer.steps, self.skipped = counts["steps"], counts["skipped"]
+        self.loss_scale.value = counts["loss_scale"]
+        self.loss_scale.good_steps = counts["good_steps"]
         for p, value in zip(self.parameters, v, strict=True):
             if self.sharded:
                 safe_set_full_optimizer_state(p, value.to(p.device), "exp_avg_sq")

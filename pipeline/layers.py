@@ -56,20 +56,44 @@ def add_bias(x: Tensor, bias: Tensor) -> Tensor:
     return x + bias.to(x.dtype)
 
 
-def mean_and_variance(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Per image and channel, over space: two (B, C, 1, 1) of at least float32; biased variance."""
-    variance, mean = torch.var_mean(full_precision(x), dim=(2, 3), correction=0, keepdim=True)
-    return mean, variance
+def whiten(x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Instance norm without affine parameters, and what it took away.
+
+    x (B, C, R, R) to y = (x - mean) / sqrt(variance + eps) in the dtype of x, and the mean and
+    biased variance over space, each (B, C, 1, 1) and at least float32.
+    """
+    return _Whiten.apply(x, eps)
+
+
+class _Whiten(torch.autograd.Function):
+    """`whiten` with its backward pass in one piece: two reductions and two multiply-adds over the
+    image, where the composed one makes a pass for each operation (benchmarks/whiten.py)."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, eps: float):
+        wide = full_precision(x)
+        mean = wide.mean(dim=(2, 3), keepdim=True)
+        centred = wide - mean
+        variance = centred.square().mean(dim=(2, 3), keepdim=True)
+        scale = torch.rsqrt(variance + eps)
+        y = (centred * scale).to(x.dtype)
+        ctx.save_for_backward(y, scale)
+        return y, mean, variance
+
+    @staticmethod
+    def backward(ctx, g_y: Tensor, g_mean: Tensor, g_variance: Tensor):
+        y, scale = ctx.saved_tensors
+        g, wide = full_precision(g_y), full_precision(y)
+        pixels = y.shape[2] * y.shape[3]
+        # d mean / dx = 1 / pixels; d variance / dx = 2 (x - mean) / pixels; x - mean = y / scale.
+        along_y = 2 / pixels * g_variance / scale - scale * (g * wide).mean((2, 3), keepdim=True)
+        constant = g_mean / pixels - scale * g.mean((2, 3), keepdim=True)
+        return torch.addcmul(torch.addcmul(constant, wide, along_y), g, scale).to(y.dtype), None
 
 
 def standard_deviation(variance: Tensor) -> Tensor:
     """Root of the variance, without epsilon (spec A.5-2), with a zero gradient at zero variance."""
     return variance.clamp_min(torch.finfo(torch.float32).tiny).sqrt()
-
-
-def normalize(x: Tensor, mean: Tensor, variance: Tensor, eps: float) -> Tensor:
-    """Instance norm without affine parameters, given the statistics; keeps the dtype of x."""
-    return ((x - mean) * torch.rsqrt(variance + eps)).to(x.dtype)
 
 
 def pixel_norm(z: Tensor) -> Tensor:

@@ -3,13 +3,9 @@
 import os
 import socket
 
+import deepspeed
 import torch
 import torch.distributed as dist
-
-if not torch.cuda.is_available():
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # otherwise DeepSpeed guesses, and warns
-
-import deepspeed
 from deepspeed.utils import logger as deepspeed_logger
 
 deepspeed_logger.setLevel("ERROR")
@@ -28,6 +24,9 @@ def start() -> torch.device:
         alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
         os.environ |= alone | {"MASTER_PORT": str(free_port())}
     device = torch.device("cpu")
+    if "OMP_NUM_THREADS" not in os.environ:
+        cores = len(os.sched_getaffinity(0))
+        torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
     if torch.cuda.is_available():
         # A scheduler may show each process its own GPU alone, or all of the node's to each.
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())

@@ -1,0 +1,67 @@
+"""What both launchers take: a configuration, overrides, and the folder of the run."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import yaml
+
+from dataprep.manifest import DatasetError, Manifest
+from pipeline.config import ConfigError, load, plain
+from pipeline.evaluation import find_extractor
+from pipeline.features import FeaturesError
+from stages.config import Config
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+USER_ERRORS = (ConfigError, DatasetError, FeaturesError)
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="set one key of the configuration"
+    )
+    p.add_argument(
+        "--config",
+        default="ffhq256",
+        help="a YAML file, or the name of one in configs/ (default: %(default)s)",
+    )
+    p.add_argument(
+        "--output", type=Path, help="folder of the run (default: runs/NAME of the configuration)"
+    )
+    p.add_argument(
+        "--dry-run", action="store_true", help="print what would be started, and start nothing"
+    )
+    return p
+
+
+def read(arguments: argparse.Namespace) -> tuple[Config, Path]:
+    """The configuration and the folder of the run."""
+    named = CONFIGS / f"{arguments.config}.yaml"
+    config = load(Config, named if named.exists() else arguments.config, arguments.overrides)
+    folder = arguments.output or Path("runs") / config.name
+    return config, folder.resolve()
+
+
+def check(config: Config, world: int) -> str | None:
+    """What can be known before anything starts, as an error; a line to announce if there is one."""
+    try:
+        config.check_processes(world)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    manifest = Manifest.load(config.data.path)
+    for stage in config.stages:
+        manifest.check(stage.resolution)
+    return find_extractor(config.evaluation)[1]
+
+
+def show(config: Config) -> str:
+    """The whole configuration as YAML."""
+    return yaml.safe_dump(plain(config), sort_keys=False)
+
+
+def complain(error: Exception) -> None:
+    """Ends the command with the message of an error that its user can mend."""
+    sys.exit(f"{Path(sys.argv[0]).name}: {error}")

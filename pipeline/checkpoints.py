@@ -1,0 +1,91 @@
+"""Checkpoints: one folder each, safetensors and JSON, whole or not at all, checked when read.
+
+    checkpoints/000120000/
+      weights.safetensors     both networks, float32
+      ema.safetensors         their moving averages, and the mean of w as `mean_style`
+      optimizer.safetensors   Adam's v of the parameters that the stage trains, by their names
+      checkpoint.json         images seen, configuration, resolution, alpha, step counts, versions,
+                              and the sha256 of the other files
+
+DeepSpeed's own checkpoints are pickles, and bound to a number of processes and a ZeRO stage; these
+are not. Nothing else is state: data order, schedule and random draws are functions of images seen.
+"""
+
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pipeline.files import sha256, whole
+
+FORMAT = "soft-introvae-checkpoint/1"
+PARTS = ("weights", "ema", "optimizer")
+
+
+class CheckpointError(Exception):
+    """A checkpoint that cannot be used; the message names it and what is wrong."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint's content; tensors on the CPU, by name."""
+
+    weights: dict[str, Tensor]
+    ema: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    about: dict[str, Any]
+    """images, config, resolution, alpha, engines: {encoder, decoder: {steps, ...}}"""
+
+
+def save(folder: Path, checkpoint: Checkpoint) -> None:
+    """Writes `folder`, which must not exist. OSError where it cannot be; then nothing is there."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with whole(folder) as beside:
+        beside.mkdir()
+        for part in PARTS:
+            tensors = {name: t.contiguous() for name, t in getattr(checkpoint, part).items()}
+            save_file(tensors, beside / f"{part}.safetensors")
+        versions = {name: version(name) for name in ("torch", "deepspeed", "safetensors")}
+        digests = {path.name: sha256(path) for path in sorted(beside.iterdir())}
+        about = {"format": FORMAT, **checkpoint.about, "versions": versions, "sha256": digests}
+        (beside / "checkpoint.json").write_text(json.dumps(about, indent=1) + "\n")
+
+
+def load(folder: Path) -> Checkpoint:
+    """Reads what `save` wrote; CheckpointError where it is not whole."""
+    try:
+        about = json.loads((folder / "checkpoint.json").read_text())
+        if about["format"] != FORMAT:
+            raise CheckpointError(f"{folder} is of format {about['format']}, not {FORMAT}")
+        for name, digest in about["sha256"].items():
+            if sha256(folder / name) != digest:
+                raise CheckpointError(f"{folder / name} is damaged: its sha256 is not {digest}")
+        parts = [load_file(folder / f"{part}.safetensors") for part in PARTS]
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{folder} cannot be read: {error}") from None
+    return Checkpoint(*parts, about)
+
+
+def newest_first(folder: Path) -> list[Path]:
+    """The checkpoints in `folder`, by images seen, the latest first."""
+    found = [p for p in folder.glob("*") if re.fullmatch(r"\d{9,}", p.name)]
+    return sorted(found, key=lambda p: int(p.name), reverse=True)
+
+
+def path_of(folder: Path, images: int) -> Path:
+    return folder / f"{images:09}"
+
+
+def prune(folder: Path, keep: set[int], newest: int = 2) -> None:
+    """Removes all but the newest checkpoints and those at the images seen in `keep`."""
+    for path in newest_first(folder)[newest:]:
+        if int(path.name) not in keep:
+            doomed = path.with_name(f".{path.name}.removed")
+            path.rename(doomed)  # so that what is half removed is not read
+            shutil.rmtree(doomed)

@@ -1,0 +1,114 @@
+"""Configurations: YAML and `key=value` to dataclasses, with errors that say what was meant."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import RootModel, TypeAdapter, ValidationError
+
+
+class ConfigError(Exception):
+    """A configuration that cannot be used; the message names the key and the way out."""
+
+
+def load(kind: type, path: str | Path, overrides: list[str] = ()) -> Any:
+    """The configuration `kind`, a dataclass, from a YAML file and `key.of.part=value` on top.
+
+    A value is read as YAML; parts of a list are named by number (`stages.2.batch=64`).
+    ConfigError names the file or override, the key, and the nearest one that exists.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} holds no configuration: it should be a mapping of keys")
+    for override in overrides:
+        _override(content, override)
+    return parse(kind, content, str(path))
+
+
+def parse(kind: type, content: dict, origin: str) -> Any:
+    """The configuration `kind` from plain data; `origin` is named in errors."""
+    try:
+        return TypeAdapter(kind).validate_python(content)
+    except ValidationError as error:
+        messages = [_explain(kind, e) for e in error.errors()]
+        raise ConfigError("\n".join(f"{origin}: {message}" for message in messages)) from None
+
+
+def plain(config: Any) -> dict:
+    """A configuration as plain data, for YAML and JSON; `parse` makes it a configuration again."""
+    return RootModel(config).model_dump(mode="json")
+
+
+def flat(content: Any, prefix: str = "") -> dict[str, Any]:
+    """Plain data as {"key.of.part": value}."""
+    if isinstance(content, dict | list):
+        items = content.items() if isinstance(content, dict) else enumerate(content)
+        return {k: v for key, part in items for k, v in flat(part, f"{prefix}{key}.").items()}
+    return {prefix.rstrip("."): content}
+
+
+def _override(content: dict, override: str) -> None:
+    """Sets one `key.of.part=value` in `content`."""
+    path, equals, value = override.partition("=")
+    if not equals or not path:
+        raise ConfigError(f"{override!r} should read key=value, as in data.path=/data/ffhq")
+    *parents, last = path.split(".")
+    part: Any = content
+    try:
+        for key in parents:
+            part = part[int(key)] if isinstance(part, list) else part.setdefault(key, {})
+        part[int(last) if isinstance(part, list) else last] = yaml.safe_load(value)
+    except (ValueError, IndexError, TypeError, AttributeError):
+        raise ConfigError(
+            f"{override!r}: there is no {path!r}; parts of a list are named by number from 0"
+        ) from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{override!r}: the value is not YAML: {error}") from None
+
+
+def _explain(kind: type, error: dict) -> str:
+    """One of pydantic's errors in words, with the nearest key where one is unknown."""
+    *place, last = error["loc"] or ("",)
+    key = ".".join(str(part) for part in _without_tags(kind, error["loc"]))
+    if error["type"] == "unexpected_keyword_argument":
+        names = [f.name for f in dataclasses.fields(_kind_at(kind, place))]
+        nearest = difflib.get_close_matches(str(last), names, 1, cutoff=0.4)
+        hint = f"did you mean {nearest[0]!r}?" if nearest else f"there are: {', '.join(names)}"
+        return f"unknown key {key!r}; {hint}"
+    if error["type"] in ("missing", "missing_argument"):
+        return f"{key!r} is missing"
+    message = error["msg"].removeprefix("Value error, ")
+    if isinstance(error["input"], dict | list):
+        return f"{key}: {message}" if key else message
+    return f"{key!r} is {error['input']!r}: {message}"
+
+
+def _without_tags(kind: type, place: tuple) -> list:
+    """`place` without the names by which pydantic tells the parts of a union."""
+    *parents, last = place or ("",)
+    kinds = [_kind_at(kind, parents[: i + 1]) for i in range(len(parents))]
+    return [p for p, k in zip(parents, kinds) if p != getattr(k, "method", None)] + [last]
+
+
+def _kind_at(kind: Any, place: list) -> type:
+    """The dataclass to which the keys at `place` below `kind` belong."""
+    if hasattr(kind, "__metadata__"):
+        kind = typing.get_args(kind)[0]
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        options = [k for k in typing.get_args(kind) if dataclasses.is_dataclass(k)]
+        tagged = [k for k in options if place and getattr(k, "method", None) == place[0]]
+        return _kind_at(tagged[0], place[1:]) if tagged else _kind_at(options[0], place)
+    if not place:
+        return kind
+    if typing.get_origin(kind) is list:
+        return _kind_at(typing.get_args(kind)[0], place[1:])
+    return _kind_at(typing.get_type_hints(kind, include_extras=True)[place[0]], place[1:])

@@ -1,0 +1,44 @@
+"""Files that appear whole or not at all."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write a file or folder at; it takes the name at the end.
+
+    What is there is on the disk before it takes the name, and where writing fails nothing stays.
+    An existing file is replaced; an existing folder must have been removed before.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield beside
+        for part in [*beside.rglob("*"), beside] if beside.is_dir() else [beside]:
+            _sync(part)
+        beside.rename(path)
+        _sync(path.parent)
+    except BaseException:
+        shutil.rmtree(beside) if beside.is_dir() else beside.unlink(missing_ok=True)
+        raise
+
+
+def sha256(path: Path) -> str:
+    """Of a file's content, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,49 @@
+"""The record of a training in its own folder: `metrics.jsonl`, a line for each time of logging.
+
+It is what tracking servers are told from, and what a resumed training knows it has measured.
+"""
+
+import json
+from pathlib import Path
+
+from pipeline.files import whole
+
+
+class Journal:
+    """Lines {"images": n, "resolution": r, name: value, ...} in the order of images seen."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.lines: list[dict] = []
+        if path.exists():
+            self.lines = [json.loads(line) for line in _complete(path.read_text())]
+
+    def rewind(self, images: int) -> None:
+        """Forgets what lies after `images` images seen, which is about to be done again."""
+        self.lines = [line for line in self.lines if line["images"] <= images]
+        with whole(self.path) as beside:
+            beside.write_text("".join(json.dumps(line) + "\n" for line in self.lines))
+
+    def write(self, images: int, resolution: int, values: dict[str, float]) -> None:
+        line = {"images": images, "resolution": resolution, **values}
+        self.lines.append(line)
+        with self.path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def has(self, images: int, name: str) -> bool:
+        """Whether `name` was measured at `images` images seen."""
+        return any(line["images"] == images and name in line for line in self.lines)
+
+    def curves(self) -> dict[str, list[tuple[int, float]]]:
+        """(images, value) by name."""
+        curves: dict[str, list[tuple[int, float]]] = {}
+        for line in self.lines:
+            for name, value in line.items():
+                if name not in ("images", "resolution"):
+                    curves.setdefault(name, []).append((line["images"], value))
+        return curves
+
+
+def _complete(text: str) -> list[str]:
+    """The lines of `text` without a last one that a kill cut short."""
+    return text[: text.rfind("\n") + 1].splitlines()

@@ -1,0 +1,194 @@
+"""MLflow: a run for a training, in it a run for each stage; the same runs when it is resumed."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+# A server that is down must not hold up the training for minutes; see `Tracking._send`.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from PIL.Image import Image
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
+from pipeline.files import whole
+
+PATIENCE = 60  # seconds between tries to reach a server that was found down
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class TrackingConfig:
+    """Where runs are recorded."""
+
+    uri: str | None = None
+    """An MLflow tracking server or store; none is `mlflow.db` beside the run's folder."""
+    experiment: str = "soft-introvae"
+
+
+class TrackingError(Exception):
+    """A tracking server or store that cannot be used; the message names it and the way out."""
+
+
+def store(config: TrackingConfig, folder: Path) -> str:
+    """The tracking URI of a run in `folder`."""
+    return config.uri or f"sqlite:///{folder.resolve().parent / 'mlflow.db'}"
+
+
+class Tracking:
+    """Tells MLflow of one training; only one process may have it.
+
+    What a server that is down could not be told is kept and told later. What it has been told
+    before, as when a stretch is trained again after a kill, it is not told twice.
+    """
+
+    def __init__(self, config: TrackingConfig, folder: Path, name: str, tags: dict[str, str]):
+        self.uri, self.record = store(config, folder), folder / "mlflow.json"
+        self.client = MlflowClient(self.uri)
+        self.unsent: list[tuple] = []
+        self.down_since: float | None = None
+        self.told: dict[tuple[str, str], int] = {}
+        try:
+            experiment = self._experiment(config, folder)
+            known = json.loads(self.record.read_text()) if self.record.exists() else {}
+            if known.get("uri") != self.uri:
+                known = {"uri": self.uri, "stages": {}}
+            self.known, self.experiment = known, experiment
+            self.parent = self._run(known.get("parent"), name, tags)
+            known["parent"] = self.parent
+            self._keep_record()
+        except (MlflowException, OSError) as error:
+            raise TrackingError(
+                f"the MLflow store {self.uri} cannot be used: {_first_line(error)}; start the "
+                f"server, or name another in tracking.uri"
+            ) from error
+        self.run = self.parent
+
+    def _experiment(self, config: TrackingConfig, folder: Path) -> str:
+        found = self.client.get_experiment_by_name(config.experiment)
+        if found is not None:
+            return found.experiment_id
+        artifacts = None
+        if config.uri is None:
+            artifacts = (folder.resolve().parent / "mlflow-artifacts").as_uri()
+        return self.client.create_experiment(config.experiment, artifacts)
+
+    def _run(self, known: str | None, name: str, tags: dict[str, str]) -> str:
+        """The run `known` taken up again where the store has it, else a new one."""
+        if known is not None:
+            try:
+                self.client.update_run(known, status="RUNNING")
+                self.client.log_batch(known, tags=[RunTag(k, v) for k, v in tags.items()])
+                return known
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+        tags = {"mlflow.runName": name, **tags}
+        return self.client.create_run(self.experiment, tags=tags, run_name=name).info.run_id
+
+    def _keep_record(self) -> None:
+        with whole(self.record) as beside:
+            beside.write_text(json.dumps(self.known, indent=1) + "\n")
+
+    def stage(self, resolution: int, name: str, parameters: dict) -> None:
+        """What follows belongs to the run of the stage at `resolution`."""
+        self.flush()
+        known = self.known["stages"].get(str(resolution))
+        tags = {"mlflow.parentRunId": self.parent, "resolution": str(resolution)}
+        try:
+            run = self._run(known, f"{name} {resolution}x{resolution}", tags)
+            self.run = self.known["stages"][str(resolution)] = run
+            self._keep_record()
+            if known != run:
+                self.parameters(parameters)
+        except MlflowException as error:
+            raise TrackingError(
+                f"the MLflow store {self.uri} did not take a new run: {_first_line(error)}"
+            ) from error
+
+    def parameters(self, parameters: dict) -> None:
+        params = [Param(key, str(value)) for key, value in parameters.items()]
+        for first in range(0, len(params), 100):  # MLflow's limit for one call
+            self._send("log_batch", self.run, params=params[first : first + 100])
+
+    def metrics(self, images: int, values: dict[str, float], on_parent: bool = False) -> None:
+        """Values at `images` images seen, on the stage's run or the training's."""
+        run, now = self.parent if on_parent else self.run, int(time.time() * 1000)
+        new = [Metric(k, v, now, images) for k, v in values.items() if self._is_new(run, k, images)]
+        if new:
+            self._send("log_batch", run, metrics=new)
+
+    def _is_new(self, run: str, key: str, images: int) -> bool:
+        if (run, key) not in self.told:
+            try:
+                history = self.client.get_metric_history(run, key)
+            except MlflowException:
+                history = []
+            self.told[run, key] = max((point.step for point in history), default=-1)
+        if images <= self.told[run, key]:
+            return False
+        self.told[run, key] = images
+        return True
+
+    def picture(self, images: int, key: str, picture: Image) -> None:
+        """A picture of the stage, at `images` images seen."""
+        shown = self.known.setdefault("pictures", {}).setdefault(self.run, {})
+        if images > shown.get(key, -1):
+            self._send("log_image", self.run, picture, key=key, step=images)
+            shown[key] = images
+            self._keep_record()
+
+    def artifact(self, path: Path) -> None:
+        """A file, for the training's run."""
+        self._send("log_artifact", self.parent, str(path))
+
+    def end(self, status: str, whole_training: bool) -> None:
+        """FINISHED, FAILED, KILLED or SCHEDULED (to be resumed), of the stage or of all."""
+        self._send("set_terminated", self.run, status=status)
+        if whole_training:
+            self._send("set_terminated", self.parent, status=status)
+        self.flush()
+
+    def _send(self, method: str, *args, **kwargs) -> None:
+        self.unsent.append((method, args, kwargs))
+        if self.down_since is None or time.monotonic() - self.down_since > PATIENCE:
+            self.flush()
+
+    def flush(self) -> None:
+        """Tells all that is untold, in order, and announces when the server is down or back."""
+        while self.unsent:
+            method, args, kwargs = self.unsent[0]
+            try:
+                getattr(self.client, method)(*args, **kwargs)
+            except (MlflowException, OSError) as error:
+                if _is_refusal(error):
+                    print(
+                        f"MLflow at {self.uri} refused {method}: {_first_line(error)}", flush=True
+                    )
+                    self.unsent.pop(0)
+                    continue
+                if self.down_since is None:
+                    print(
+                        f"MLflow at {self.uri} does not answer ({_first_line(error)}); training "
+                        f"goes on, and it will be told later",
+                        flush=True,
+                    )
+                self.down_since = time.monotonic()
+                return
+            self.unsent.pop(0)
+        if self.down_since is not None:
+            print(f"MLflow at {self.uri} answers again", flush=True)
+        self.down_since = None
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether the server understood and said no: asking again would not help."""
+    return isinstance(error, MlflowException) and 400 <= error.get_http_status_code() < 500
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

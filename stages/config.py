@@ -1,0 +1,111 @@
+"""The configuration of a training: everything that decides what is computed, in one tree."""
+
+from itertools import pairwise
+from typing import Annotated
+
+from pydantic import ConfigDict, Field, model_validator
+from pydantic.dataclasses import dataclass
+
+from pipeline.data import DataConfig
+from pipeline.engines import EngineConfig
+from pipeline.evaluation import EvaluationConfig
+from pipeline.objective import Objective, SoftIntroVAE
+from pipeline.shape import Shape
+from pipeline.tracking import TrackingConfig
+
+STRICT = ConfigDict(extra="forbid")
+Images = Annotated[int, Field(ge=0)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class Every:
+    """Images between two of the same; 0 is never. All but logs also come at the end of a stage."""
+
+    log: Annotated[int, Field(gt=0)] = 10_000
+    pictures: Images = 100_000
+    checkpoint: Images = 100_000
+    evaluation: Images = 0
+
+
+@dataclass(frozen=True, config=STRICT)
+class StageConfig:
+    """The training at one resolution."""
+
+    resolution: Annotated[int, Field(ge=4)]
+    images: Annotated[int, Field(gt=0)]
+    """Images seen in this stage, those of the fade-in included."""
+    batch: Annotated[int, Field(gt=0)]
+    """Images of one step, over all processes."""
+    micro_batch: Annotated[int, Field(gt=0)]
+    """Images computed on at once by one process. batch / micro_batch is the largest number of
+    processes; all smaller divisors of it compute the same."""
+    lr: Annotated[float, Field(gt=0)]
+    fade: Images = 0
+    """Images over which the resolution is faded in."""
+    beta_neg: float | None = None
+    """In the place of the objective's."""
+    every: Every | None = None
+    """In the place of the training's."""
+
+    @model_validator(mode="after")
+    def _divides(self):
+        if self.batch % self.micro_batch:
+            raise ValueError(f"micro_batch {self.micro_batch} does not divide batch {self.batch}")
+        if self.images % self.batch:
+            raise ValueError(f"batch {self.batch} does not divide images {self.images}")
+        if self.fade > self.images:
+            raise ValueError(f"fade {self.fade} is longer than the stage's {self.images} images")
+        return self
+
+
+@dataclass(frozen=True, config=STRICT)
+class Config:
+    """One training."""
+
+    name: str
+    data: DataConfig
+    stages: Annotated[list[StageConfig], Field(min_length=1)]
+    shape: Shape = Field(default_factory=Shape)
+    objective: Annotated[Objective, Field(discriminator="method")] = Field(
+        default_factory=SoftIntroVAE
+    )
+    style_mixing: Annotated[float, Field(ge=0, le=1)] = 0.9
+    """Probability that samples in training mix the styles of two draws (spec A.9)."""
+    vae_images: Images = 0
+    """Images at the start that train a VAE with the objective's betas and s."""
+    engine: EngineConfig = Field(default_factory=EngineConfig)
+    ema_half_life: Annotated[int, Field(gt=0)] = 10_000
+    """Images after which a weight counts half in the moving average that samples are made with."""
+    every: Every = Field(default_factory=Every)
+    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
+    tracking: TrackingConfig = Field(default_factory=TrackingConfig)
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _grows(self):
+        sides = [stage.resolution for stage in self.stages]
+        if any(b != 2 * a for a, b in pairwise(sides)):
+            raise ValueError(f"stages should double in resolution, not {sides}")
+        if sides[0] not in self.shape.resolutions or sides[-1] > self.shape.resolution:
+            raise ValueError(
+                f"stages of {sides} do not fit networks of shape.resolution {self.shape.resolution}"
+            )
+        if sides[0] == 4 and self.stages[0].fade:
+            raise ValueError("the stage at 4x4 has nothing to fade in from: fade should be 0")
+        if not isinstance(self.objective, SoftIntroVAE) and any(
+            stage.beta_neg is not None for stage in self.stages
+        ):
+            raise ValueError(f"beta_neg of a stage has no meaning to {self.objective.method}")
+        return self
+
+    def check_processes(self, world: int) -> None:
+        """ValueError where `world` processes cannot share every stage's batch equally."""
+        for stage in self.stages:
+            micro_batches = stage.batch // stage.micro_batch
+            if micro_batches % world:
+                raise ValueError(
+                    f"{world} processes cannot share the {micro_batches} micro-batches of a step "
+                    f"at {stage.resolution}x{stage.resolution} (batch {stage.batch}, micro_batch "
+                    f"{stage.micro_batch}): use a number of processes that divides "
+                    f"{micro_batches}, or another micro_batch"
+                )

@@ -1,0 +1,165 @@
+"""What rank 0 writes down of a training: lines, journal, pictures, MLflow, checkpoints."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL.Image import Image
+from tqdm import tqdm
+
+from dataprep.manifest import Manifest
+from pipeline import checkpoints
+from pipeline.autoencoder import Grown
+from pipeline.checkpoints import Checkpoint
+from pipeline.config import flat, plain
+from pipeline.data import split_images, to_uint8
+from pipeline.journal import Journal
+from pipeline.pictures import grid, reconstructions
+from pipeline.tracking import Tracking
+from stages import plots, schedule
+from stages.config import Config
+from stages.run_folder import RunFolder
+
+COLUMNS, SHOWN = 8, 32
+
+
+class Report:
+    """The one place that writes; it checks that the run is still this process's before it does."""
+
+    def __init__(self, config: Config, folder: RunFolder, manifest: Manifest, images: int):
+        self.config, self.folder, self.manifest = config, folder, manifest
+        self.journal = Journal(folder.path / "metrics.jsonl")
+        self.journal.rewind(images)
+        self.tracking = Tracking(config.tracking, folder.path, config.name, tags(manifest))
+        self.tracking.parameters(flat(plain(config)))
+        plots.schedule(config, folder.pictures / "schedule.png")
+        self.bar = tqdm(
+            total=schedule.total(config),
+            initial=images,
+            unit="img",
+            unit_scale=True,
+            disable=not sys.stderr.isatty(),
+        )
+        self.since, self.since_images = time.monotonic(), images
+
+    def say(self, line: str | None) -> None:
+        if line:
+            tqdm.write(line, file=sys.stdout)
+            sys.stdout.flush()
+
+    def enter(self, moment: schedule.Moment) -> None:
+        """A stage begins or is taken up again."""
+        side = moment.stage.resolution
+        self.bar.set_description(f"{side}x{side}")
+        self.tracking.stage(side, self.config.name, flat(plain(moment.stage)))
+        self.start_clock(moment.first)
+
+    def start_clock(self, images: int) -> None:
+        self.since, self.since_images = time.monotonic(), max(images, self.bar.n)
+
+    def log(self, images: int, moment: schedule.Moment, values: dict[str, float]) -> None:
+        now = time.monotonic()
+        rate = (images - self.since_images) / (now - self.since)
+        values = values | {"images_per_second": rate}
+        if torch.cuda.is_available():
+            values["peak_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
+        self.journal.write(images, moment.stage.resolution, values)
+        self.tracking.metrics(images, values)
+        self.bar.update(images - self.bar.n)
+        side = moment.stage.resolution
+        shown = ("loss_E", "loss_D", "rec", "kl_real", "kl_rec", "kl_fake")
+        terms = "  ".join(f"{name} {values[name]:.4g}" for name in shown if name in values)
+        self.say(
+            f"{images:>11,}  {side}x{side}  alpha {moment.alpha:.2f}  {terms}  {rate:.0f} img/s"
+        )
+        self.start_clock(images)
+
+    def pictures(self, images: int, model: Grown) -> None:
+        """Fixed test images over their reconstructions, and samples of fixed draws."""
+        self.folder.check()
+        started, side = time.monotonic(), model.resolution
+        count = min(SHOWN, self.manifest.count("test"))
+        x = next(
+            split_images(
+                self.config.data,
+                self.manifest,
+                side,
+                "test",
+                np.arange(count),
+                count,
+                model.autoencoder.device,
+            )
+        )
+        torch.manual_seed(self.config.seed)
+        pictures = {
+            "reconstructions": reconstructions(
+                to_uint8(x), to_uint8(model.decode(model.encode(x)[0])), COLUMNS
+            ),
+            "samples": grid(to_uint8(model.generate(2 * SHOWN)), COLUMNS),
+        }
+        for name, picture in pictures.items():
+            self.show(images, f"{name}-{side:03}", picture)
+        self.since += time.monotonic() - started
+
+    def show(self, images: int, name: str, picture: Image) -> None:
+        picture.save(self.folder.pictures / f"{name}-{images:09}.png")
+        self.tracking.picture(images, name, picture)
+
+    def knows(self, images: int, name: str) -> bool:
+        return self.journal.has(images, name)
+
+    def evaluation(
+        self, images: int, moment: schedule.Moment, values: dict, seconds: float, ends: bool
+    ) -> None:
+        """Values measured in `seconds`; at the end of a stage the training's run shows them too."""
+        side = moment.stage.resolution
+        self.journal.write(images, side, values | {"evaluation_seconds": seconds})
+        self.tracking.metrics(images, values)
+        if ends:
+            final = {f"{name}/{side}": value for name, value in values.items()}
+            self.tracking.metrics(images, final, on_parent=True)
+        said = "  ".join(f"{name} {value:.5g}" for name, value in values.items())
+        self.say(f"{images:>11,}  {side}x{side}  {said}  ({seconds:.0f} s)")
+        self.since += seconds
+
+    def checkpoint(self, images: int, checkpoint: Checkpoint) -> None:
+        """Writes a checkpoint and removes older ones; those at the ends of stages stay.
+
+        A disk that takes no more is announced, and training goes on: older checkpoints are there.
+        """
+        self.folder.check()
+        started, folder = time.monotonic(), self.folder.checkpoints
+        checkpoint.about.update(
+            images=images, config=plain(self.config), dataset_digest=self.manifest.digest
+        )
+        path = checkpoints.path_of(folder, images)
+        try:
+            if not path.exists():
+                checkpoints.save(path, checkpoint)
+            checkpoints.prune(folder, keep=schedule.ends(self.config))
+        except OSError as error:
+            self.say(f"no checkpoint at {images:,} images: {path}: {error.strerror or error}")
+        self.since += time.monotonic() - started
+
+    def end(self, status: str) -> None:
+        self.bar.close()
+        plots.losses(self.journal, self.folder.pictures / "losses.png")
+        for name in ("schedule.png", "losses.png"):
+            self.tracking.artifact(self.folder.pictures / name)
+        self.tracking.end(status, whole_training=True)
+
+
+def tags(manifest: Manifest) -> dict[str, str]:
+    """What produced a run: data, code, job."""
+    found = {"dataset.digest": manifest.digest, "dataset": str(manifest.folder.resolve())}
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    said = subprocess.run(git, capture_output=True, text=True, check=False)
+    if said.returncode == 0:
+        found["git"] = said.stdout.strip()
+    if "SLURM_JOB_ID" in os.environ:
+        found["slurm.job_id"] = os.environ["SLURM_JOB_ID"]
+    return found

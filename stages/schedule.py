@@ -1,0 +1,78 @@
+"""The schedule: a pure function from images seen to what is trained, and how."""
+
+import math
+from bisect import bisect_right
+from dataclasses import dataclass, replace
+from itertools import accumulate
+
+from pipeline.objective import VAE, Objective, SoftIntroVAE
+from stages.config import Config, Every, StageConfig
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What holds at one number of images seen."""
+
+    number: int
+    """Of the stage, from 0."""
+    stage: StageConfig
+    first: int
+    """Images seen when the stage began."""
+    last: int
+    """Images seen when it ends."""
+    alpha: float
+    """How far the stage's resolution is faded in: 0 to 1."""
+    objective: Objective
+    every: Every
+
+
+def total(config: Config) -> int:
+    """Images seen when training is over."""
+    return sum(stage.images for stage in config.stages)
+
+
+def ends(config: Config) -> set[int]:
+    """Images seen at the end of each stage."""
+    return set(accumulate(stage.images for stage in config.stages))
+
+
+def at(config: Config, images: int) -> Moment:
+    """What trains on the step that follows `images` images; at the total, the last stage's."""
+    ends = list(accumulate(stage.images for stage in config.stages))
+    number = min(bisect_right(ends, images), len(ends) - 1)
+    stage, last = config.stages[number], ends[number]
+    first = last - stage.images
+    return Moment(
+        number,
+        stage,
+        first,
+        last,
+        fade_in(images - first, stage.fade),
+        objective_at(config, stage, images),
+        stage.every or config.every,
+    )
+
+
+def fade_in(images: int, fade: int) -> float:
+    """alpha after `images` images of a stage: half a cosine from 0 to exactly 1 (spec C.3)."""
+    return 0.5 - 0.5 * math.cos(math.pi * images / fade) if images < fade else 1.0
+
+
+def objective_at(config: Config, stage: StageConfig, images: int) -> Objective:
+    """The stage's objective, or the VAE of the start.
+
+    That VAE carries the objective's s, so that Adam's denominators fit what follows: the published
+    one does not, and the first adversarial steps are then a few hundredths of their size (C.6).
+    beta_neg changes with the stage, not an epoch later (C.4).
+    """
+    o = config.objective
+    if images < config.vae_images:
+        return VAE(beta_rec=o.beta_rec, beta_kl=o.beta_kl, s=o.s)
+    if isinstance(o, SoftIntroVAE) and stage.beta_neg is not None:
+        return replace(o, beta_neg=stage.beta_neg)
+    return o
+
+
+def due(images: int, batch: int, every: int) -> bool:
+    """Whether the step that ended at `images` reached or passed a multiple of `every`."""
+    return bool(every) and images // every > (images - batch) // every

@@ -1,0 +1,111 @@
+"""One stage: the networks at one resolution, stepped by engines made for it."""
+
+import hashlib
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from dataprep.manifest import Manifest
+from pipeline import order, processes
+from pipeline.autoencoder import Autoencoder, Grown
+from pipeline.data import pool, training_images
+from pipeline.engines import Engine
+from pipeline.objective import Terms
+from stages.config import Config
+from stages.schedule import Moment
+
+ENCODER, DECODER = 0, 1
+
+
+class Stage:
+    """Trains an autoencoder at `moment`'s resolution, from `images` images seen on."""
+
+    def __init__(
+        self,
+        config: Config,
+        moment: Moment,
+        images: int,
+        autoencoder: Autoencoder,
+        manifest: Manifest,
+    ):
+        self.config, self.number, self.autoencoder = config, moment.number, autoencoder
+        settings, rank, world = moment.stage, processes.rank(), processes.world_size()
+        self.micro_batches = settings.batch // settings.micro_batch // world
+        side, device = settings.resolution, autoencoder.device
+        self.engines = [
+            Engine(network.active(side), config.engine, settings.micro_batch, self.micro_batches)
+            for network in (autoencoder.encoder, autoencoder.decoder)
+        ]
+        self.starts, ahead = (
+            order.starts(images, moment.last, settings.batch, settings.micro_batch, rank, world)
+            for _ in range(2)
+        )
+        self.images = training_images(
+            config.data, manifest, side, config.seed, ahead, settings.micro_batch, device
+        )
+
+    def step(self, moment: Moment) -> list[Terms]:
+        """One update of each network (Algorithm 1); the terms of this process's micro-batches."""
+        settings, objective, engine = moment.stage, moment.objective, self.config.engine
+        model = Grown(
+            self.autoencoder,
+            settings.resolution,
+            moment.alpha,
+            engine.precision,
+            mixing=self.config.style_mixing,
+        )
+        for e in self.engines:
+            e.optimizer.set_learning_rate(settings.lr)
+        held, terms = [], []
+        for _ in range(self.micro_batches):
+            start, x = next(self.starts), self.blend(next(self.images), moment.alpha)
+            seed_draws(self.config.seed, start, ENCODER)
+            scale = self.engines[ENCODER].loss_scale.value
+            product, images, values = objective.encoder_step(model, x, scale)
+            self.engines[ENCODER].accumulate(product)
+            held.append((start, x, images))
+            terms.append(values)
+        for values in terms:
+            start, x, images = held.pop(0)
+            seed_draws(self.config.seed, start, DECODER)
+            scale = self.engines[DECODER].loss_scale.value
+            product, more = objective.decoder_step(model, x, images, scale)
+            self.engines[DECODER].accumulate(product)
+            values |= more
+        return terms
+
+    @staticmethod
+    def blend(x: Tensor, alpha: float) -> Tensor:
+        """Real images fade in as the networks do (spec C.3)."""
+        return x if alpha == 1 else torch.lerp(pool(x), x, alpha)
+
+    def close(self) -> None:
+        self.images.close()
+        for engine in self.engines:
+            engine.close()
+
+
+def seed_draws(seed: int, start: int, update: int) -> None:
+    """Makes what is drawn from here on a function of the micro-batch and the network updated."""
+    digest = hashlib.blake2b(f"{seed} {start} {update}".encode(), digest_size=8).digest()
+    torch.manual_seed(int.from_bytes(digest, "big"))
+
+
+class Meter:
+    """Means of terms over micro-batches, steps and processes, between two logs."""
+
+    def __init__(self):
+        self.terms: list[Terms] = []
+
+    def add(self, terms: list[Terms]) -> None:
+        self.terms += terms
+
+    def read(self) -> dict[str, float]:
+        """The means since the last reading; all processes must call."""
+        names = sorted(set.intersection(*(set(t) for t in self.terms)))
+        values = torch.stack([torch.stack([t[name] for name in names]) for t in self.terms])
+        mean = values.mean(dim=0)
+        dist.all_reduce(mean)
+        self.terms = []
+        return dict(zip(names, (mean / processes.world_size()).tolist(), strict=True))

@@ -1,0 +1,199 @@
+"""The training: from images seen to images seen, through all stages, to be resumed at any time."""
+
+import math
+import time
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from timm.utils import ModelEmaV3
+
+from dataprep.manifest import Manifest
+from pipeline import checkpoints, processes
+from pipeline.autoencoder import Autoencoder, Grown
+from pipeline.checkpoints import Checkpoint, CheckpointError
+from pipeline.evaluation import Evaluation, metric_name
+from stages import schedule
+from stages.config import Config
+from stages.report import Report
+from stages.run_folder import RunFolder
+from stages.stage import Meter, Stage
+from stages.stop import Stopped, StopSignals
+
+
+class DivergedError(Exception):
+    """The losses are not finite any more; the message says where, and what helps."""
+
+
+def train(config: Config, folder: Path) -> int:
+    """Trains to the end, or until a signal stops all processes: its number, 0 at the end.
+
+    Every process of the training calls this. A training that `folder` holds is continued from its
+    newest whole checkpoint, with any number of processes.
+    """
+    device = processes.start()
+    config.check_processes(processes.world_size())
+    torch.manual_seed(config.seed)
+    return Trainer(config, folder, device).run()
+
+
+class Trainer:
+    """State of a training in one process: the networks, their averages, images seen."""
+
+    def __init__(self, config: Config, folder: Path, device: torch.device):
+        self.config, self.device = config, device
+        self.manifest = Manifest.load(config.data.path)
+        self.autoencoder = Autoencoder(config.shape).to(device)
+        self.ema = ModelEmaV3(self.autoencoder)
+        self.folder, self.meter = RunFolder(folder), Meter()
+        self.images, self.stage, self.resumed = 0, None, None
+        self.signals = StopSignals(dist.new_group(backend="gloo"))
+        self.evaluation = Evaluation(
+            config.evaluation, config.data, self.manifest, device, self.signals.check
+        )
+        if processes.is_first():
+            self.folder.claim()
+            self.folder.keep_config(config, self.manifest.digest)
+        dist.barrier()
+        self.resume()
+        self.report = None
+        if processes.is_first():
+            self.report = Report(config, self.folder, self.manifest, self.images)
+            self.report.say(self.evaluation.announcement)
+
+    def run(self) -> int:
+        total, status = schedule.total(self.config), "FAILED"
+        try:
+            self.events()
+            while self.images < total:
+                self.step()
+                self.events()
+                self.signals.check()
+            status = "FINISHED"
+            return 0
+        except Stopped as stopped:
+            status = "SCHEDULED"
+            self.say(f"stopping on {stopped} at {self.images:,} images")
+            self.checkpoint()
+            return stopped.number
+        finally:
+            self.signals.release()
+            if self.report:
+                self.report.end(status)
+
+    def step(self) -> None:
+        """One step of both networks, and of their averages."""
+        moment = schedule.at(self.config, self.images)
+        if self.stage is None or self.stage.number != moment.number:
+            self.enter(moment)
+        self.meter.add(self.stage.step(moment))
+        self.ema.decay = 0.5 ** (moment.stage.batch / self.config.ema_half_life)
+        self.ema.update(self.autoencoder)
+        self.images += moment.stage.batch
+
+    def enter(self, moment: schedule.Moment) -> None:
+        """Makes the stage of `moment`: engines over grown networks, in a new optimiser state."""
+        if self.stage is not None:
+            self.stage.close()
+        self.stage = Stage(self.config, moment, self.images, self.autoencoder, self.manifest)
+        if self.resumed is not None and self.images > moment.first:
+            self.load_engines(self.resumed)
+        self.resumed = None
+        if self.report:
+            self.report.enter(moment)
+
+    def events(self) -> None:
+        """What is due at this many images: log, pictures, checkpoint, evaluation, in this order."""
+        if not self.images:
+            return
+        moment = schedule.at(self.config, self.images - 1)  # of the step that ended here
+        batch, every = moment.stage.batch, moment.every
+        ends = self.images == moment.last
+        if self.meter.terms and (ends or schedule.due(self.images, batch, every.log)):
+            self.log(moment)
+        if ends or schedule.due(self.images, batch, every.pictures):
+            self.pictures(moment)
+        saved = checkpoints.path_of(self.folder.checkpoints, self.images).exists()
+        if not saved and (ends or schedule.due(self.images, batch, every.checkpoint)):
+            self.checkpoint()
+        if ends or schedule.due(self.images, batch, every.evaluation):
+            self.evaluate(moment, ends)
+
+    def log(self, moment: schedule.Moment) -> None:
+        values = self.meter.read()
+        skipped = {e.skipped for e in self.stage.engines} if self.stage else {0}
+        values |= {"alpha": moment.alpha, "lr": moment.stage.lr, "skipped_steps": max(skipped)}
+        if self.report:
+            self.report.log(self.images, moment, values)
+        for name in ("loss_E", "loss_D"):
+            if not math.isfinite(values.get(name, 0.0)):
+                raise DivergedError(
+                    f"{name} is {values[name]} at {self.images:,} images. The checkpoints in "
+                    f"{self.folder.checkpoints} are from before. What helps: a larger beta_neg if "
+                    f"kl_fake had fallen below kl_real, a smaller one if kl_fake had run away, a "
+                    f"lower lr, or engine.precision=fp32"
+                )
+
+    @torch.no_grad()
+    def pictures(self, moment: schedule.Moment) -> None:
+        if self.report:
+            self.report.pictures(self.images, self.averaged(moment))
+
+    def averaged(self, moment: schedule.Moment) -> Grown:
+        """The moving averages at the resolution of `moment`."""
+        return Grown(self.ema.module, moment.stage.resolution, moment.alpha)
+
+    def evaluate(self, moment: schedule.Moment, ends: bool) -> None:
+        """Measures the averaged networks, unless the journal holds it from before a kill."""
+        name = metric_name(self.evaluation.extractor, self.config.evaluation.samples)
+        known = torch.tensor([bool(self.report and self.report.knows(self.images, name))])
+        dist.broadcast(known, 0, group=self.signals.group)
+        if known:
+            return
+        started = time.monotonic()
+        values = self.evaluation.measure(self.averaged(moment), self.config.seed)
+        if self.report:
+            self.report.evaluation(self.images, moment, values, time.monotonic() - started, ends)
+
+    def checkpoint(self) -> None:
+        """Writes a checkpoint; all processes gather its parts, rank 0 writes."""
+        names = {id(p): name for name, p in self.autoencoder.named_parameters()}
+        optimizer, engines = {}, {}
+        if self.stage is not None:
+            for which, engine in zip(("encoder", "decoder"), self.stage.engines, strict=True):
+                state = zip(engine.parameters, engine.state(), strict=True)
+                optimizer |= {names[id(p)]: v for p, v in state}
+                engines[which] = engine.counts()
+        if not self.report:
+            return
+        moment = schedule.at(self.config, max(0, self.images - 1))
+        weights = self.autoencoder.state_dict()
+        ema = {**self.ema.module.state_dict(), "mean_style": self.ema.module.mean_style()}
+        about = {"resolution": moment.stage.resolution, "alpha": moment.alpha, "engines": engines}
+        self.report.checkpoint(self.images, Checkpoint(weights, ema, optimizer, about))
+
+    def resume(self) -> None:
+        """Continues from the newest checkpoint that is whole; says so where one is not."""
+        for path in checkpoints.newest_first(self.folder.checkpoints):
+            try:
+                found = checkpoints.load(path)
+            except CheckpointError as error:
+                self.say(f"{error}; the one before it is used")
+                continue
+            self.autoencoder.load_state_dict(found.weights)
+            found.ema.pop("mean_style")
+            self.ema.module.load_state_dict(found.ema)
+            self.images, self.resumed = found.about["images"], found
+            self.say(f"continuing at {self.images:,} images from {path}")
+            return
+
+    def load_engines(self, found: Checkpoint) -> None:
+        """Optimiser state, where the checkpoint lies within the stage."""
+        names = {id(p): name for name, p in self.autoencoder.named_parameters()}
+        for which, engine in zip(("encoder", "decoder"), self.stage.engines, strict=True):
+            v = [found.optimizer[names[id(p)]] for p in engine.parameters]
+            engine.load_state(v, found.about["engines"][which])
+
+    def say(self, line: str) -> None:
+        if processes.is_first():
+            print(line, flush=True)

@@ -1,0 +1,228 @@
+"""The objectives against their equations, and what they cost."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from pipeline import layers
+from pipeline.decoder import Decoder
+from pipeline.encoder import Encoder
+from pipeline.objective import VAE, IntroVAE, SoftIntroVAE, draw, kl_divergence, squared_error
+from pipeline.shape import Shape
+
+
+class Toy:
+    """Two small networks in float64 that count how often they run."""
+
+    def __init__(self):
+        torch.manual_seed(0)
+        self.e, self.d = torch.nn.Linear(3, 4).double(), torch.nn.Linear(2, 3).double()
+        self.calls = {"encode": 0, "decode": 0, "generate": 0}
+
+    def encode(self, x):
+        self.calls["encode"] += 1
+        return tuple(torch.tanh(self.e(x)).chunk(2, 1))
+
+    def decode(self, z):
+        self.calls["decode"] += 1
+        return self.d(z.tanh())
+
+    def generate(self, count):
+        self.calls["generate"] += 1
+        return self.d(torch.randn(count, 2, dtype=torch.float64).tanh())
+
+
+def gradients(objective, seed=3):
+    """The gradients that an objective sends to the encoder's and the decoder's parameters."""
+    toy = Toy()
+    torch.manual_seed(seed)
+    x = torch.randn(5, 3, dtype=torch.float64)
+    product, images, terms = objective.encoder_step(toy, x)
+    product.backward(retain_graph=True)
+    assert all(p.grad is None for p in toy.d.parameters()), "the encoder's update leaked"
+    found_e = [p.grad.clone() for p in toy.e.parameters()]
+    product, more = objective.decoder_step(toy, x, images)
+    product.backward()
+    leaked = [not torch.equal(p.grad, g) for p, g in zip(toy.e.parameters(), found_e, strict=True)]
+    assert not any(leaked), "the decoder's update leaked"
+    return found_e, [p.grad for p in toy.d.parameters()], terms | more, toy
+
+
+def by_the_equation(loss_E, loss_D, seed=3):
+    """The same from losses written as the paper has them, with one graph for each."""
+    toy = Toy()
+    torch.manual_seed(seed)
+    x = torch.randn(5, 3, dtype=torch.float64)
+    mu, logvar = toy.encode(x)
+    z = draw(mu, logvar)
+    x_r, x_f = toy.decode(z), toy.generate(5)
+    state = torch.get_rng_state()
+    e = torch.autograd.grad(loss_E(toy, x, mu, logvar, x_r, x_f), toy.e.parameters())
+    torch.set_rng_state(state)
+    x_r = toy.decode(z.detach())
+    d = torch.autograd.grad(loss_D(toy, x, x_r, x_f), toy.d.parameters())
+    return e, d
+
+
+def assert_same(objective, loss_E, loss_D):
+    ours_e, ours_d, terms, _ = gradients(objective)
+    e, d = by_the_equation(loss_E, loss_D)
+    for a, b in zip([*ours_e, *ours_d], [*e, *d], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+    return terms
+
+
+S = 1 / 3  # three values in an "image"
+
+
+def test_vae_is_equation_1():
+    o = VAE(beta_rec=0.7, beta_kl=0.3)
+
+    def loss(toy, x, mu, logvar, x_r, x_f):
+        rec, kl = squared_error(x, x_r).mean(), kl_divergence(mu, logvar).mean()
+        return S * (0.7 * rec + 0.3 * kl)
+
+    ours_e, ours_d, terms, _ = gradients(o)
+    toy = Toy()
+    torch.manual_seed(3)
+    x = torch.randn(5, 3, dtype=torch.float64)
+    mu, logvar = toy.encode(x)
+    whole = loss(toy, x, mu, logvar, toy.decode(draw(mu, logvar)), None)
+    expected = torch.autograd.grad(whole, [*toy.e.parameters(), *toy.d.parameters()])
+    for a, b in zip([*ours_e, *ours_d], expected, strict=True):
+        torch.testing.assert_close(a, b)
+    assert terms["loss_E"].item() == pytest.approx(whole.item())
+
+
+def test_introvae_is_equation_2():
+    o = IntroVAE(margin=0.15, beta_rec=0.7, beta_kl=0.3, beta_neg=0.5)
+
+    def loss_E(toy, x, mu, logvar, x_r, x_f):
+        kl_f = kl_divergence(*toy.encode(torch.cat([x_r, x_f]).detach()))
+        assert (kl_f < 0.15).any() and (kl_f > 0.15).any(), "the hinge should bend here"
+        rec, kl = squared_error(x, x_r).mean(), kl_divergence(mu, logvar).mean()
+        return S * (0.7 * rec + 0.3 * kl + 0.5 * (0.15 - kl_f).relu().mean())
+
+    def loss_D(toy, x, x_r, x_f):
+        kl_f = kl_divergence(*toy.encode(torch.cat([x_r, x_f]))).mean()
+        return S * (0.7 * squared_error(x, x_r).mean() + 0.5 * kl_f)
+
+    assert_same(o, loss_E, loss_D)
+
+
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize("alpha", [1.0, 2.0])
+def test_soft_introvae_is_equation_4(both, alpha):
+    o = SoftIntroVAE(
+        beta_rec=0.7, beta_kl=0.3, beta_neg=1.1, alpha=alpha, reconstructions_as_fakes=both
+    )
+
+    def elbo(x, y, mu, logvar, beta_kl):
+        return -S * (0.7 * squared_error(x, y) + beta_kl * kl_divergence(mu, logvar))
+
+    def fakes(x_r, x_f):
+        return torch.cat([x_r, x_f]) if both else x_f
+
+    def loss_E(toy, x, mu, logvar, x_r, x_f):
+        x_f = fakes(x_r, x_f).detach()
+        mu_f, logvar_f = toy.encode(x_f)
+        x_ff = toy.decode(draw(mu_f, logvar_f))
+        exp_elbo = (alpha * elbo(x_f, x_ff, mu_f, logvar_f, 1.1)).exp() / alpha
+        return exp_elbo.mean() - elbo(x, x_r, mu, logvar, 0.3).mean()
+
+    def loss_D(toy, x, x_r, x_f):
+        kl_f = kl_divergence(*toy.encode(fakes(x_r, x_f))).mean()
+        return S * (0.7 * squared_error(x, x_r).mean() + 0.3 * kl_f)
+
+    terms = assert_same(o, loss_E, loss_D)
+    assert ("kl_rec" in terms) == both
+
+
+@pytest.mark.parametrize("reaches", ["x_f", "x_ff"])
+def test_the_reconstruction_of_fakes_trains_the_decoder_as_asked(reaches):
+    base = dict(beta_rec=0.7, beta_kl=0.3, beta_neg=1.1)
+    with_term = SoftIntroVAE(**base, gamma_r=0.5, gamma_r_reaches=reaches)
+    _, with_d, _, _ = gradients(with_term)
+    _, without_d, _, _ = gradients(SoftIntroVAE(**base))
+    toy = Toy()
+    torch.manual_seed(3)
+    x = torch.randn(5, 3, dtype=torch.float64)
+    z = draw(*toy.encode(x))
+    x_f = toy.generate(5)
+    z_ff = draw(*toy.encode(x_f.detach()))  # of the encoder's update
+    assert z.shape == z_ff.shape
+    z_ff = draw(*toy.encode(x_f)).detach()  # of the decoder's
+    x_ff = toy.decode(z_ff)
+    pair = (x_f, x_ff.detach()) if reaches == "x_f" else (x_f.detach(), x_ff)
+    extra = torch.autograd.grad(S * 0.5 * 0.7 * squared_error(*pair).mean(), toy.d.parameters())
+    for a, b, c in zip(with_d, without_d, extra, strict=True):
+        torch.testing.assert_close(a - b, c, rtol=1e-9, atol=1e-12)
+
+
+def test_the_target_can_pass_gradient_to_the_encoder():
+    base = dict(beta_neg=1.1, reconstructions_as_fakes=True)
+    held, passed = (gradients(SoftIntroVAE(**base, target_gradient=t)) for t in (False, True))
+    assert not torch.allclose(held[0][0], passed[0][0])
+    assert torch.equal(held[1][0], passed[1][0])
+
+
+def test_loss_scale_changes_nothing():
+    toy, x = Toy(), torch.randn(5, 3, dtype=torch.float64)
+    found = []
+    for scale in (1.0, 1024.0):
+        torch.manual_seed(0)
+        o = SoftIntroVAE(beta_neg=1.1)
+        product, images, _ = o.encoder_step(toy, x, scale)
+        again, _ = o.decoder_step(toy, x, images, scale)
+        found.append(
+            torch.autograd.grad(product + again, [*toy.e.parameters(), *toy.d.parameters()])
+        )
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_term_of_coefficient_zero_costs_nothing():
+    counts = {}
+    for gamma_r in (0.0, 1.0):
+        *_, toy = gradients(SoftIntroVAE(gamma_r=gamma_r))
+        counts[gamma_r] = toy.calls
+    assert counts[0.0] == {"encode": 3, "decode": 2, "generate": 1}
+    assert counts[1.0] == {"encode": 3, "decode": 3, "generate": 1}
+
+
+class CountFlops(TorchDispatchMode):
+    """Counts as PyTorch's FlopCounterMode does, whose module hooks autograd.grad cannot bear."""
+
+    total = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if func.overloadpacket in flop_registry:
+            count = flop_registry[func.overloadpacket]
+            self.total += count(*args, **(kwargs or {}), out_val=result)
+        return result
+
+
+@pytest.mark.parametrize(("fused_from", "limit"), [(4, 442), (128, 549)])
+def test_multiply_accumulates_of_one_iteration_at_256(monkeypatch, fused_from, limit):
+    """Spec K.2: 24 forward-equivalents an image, all fused, and fused where published."""
+    monkeypatch.setattr(layers, "FUSED_FROM", fused_from)
+    with torch.device("meta"):
+        encoder, decoder = Encoder(Shape()), Decoder(Shape())
+        x = torch.empty(2, 3, 256, 256)
+    model = SimpleNamespace(
+        encode=encoder,
+        decode=lambda z: decoder(z, 256),
+        generate=lambda count: decoder(torch.randn(count, 512, device="meta"), 256),
+    )
+    o = SoftIntroVAE(reconstructions_as_fakes=True, target_gradient=True)
+    with CountFlops() as counter:
+        product, images, _ = o.encoder_step(model, x)
+        product.backward(inputs=encoder.active(256), retain_graph=True)
+        product, _ = o.decoder_step(model, x, images)
+        product.backward(inputs=decoder.active(256))
+    per_image = counter.total / 2 / 1e9 / len(x)
+    assert 0.97 * limit < per_image <= limit
