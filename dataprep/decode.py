@@ -7,7 +7,7 @@ would hand PostScript to Ghostscript); and the size is looked at before anything
 import io
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, MpoImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401
 
 from dataprep.manifest import DatasetError
 
@@ -17,6 +17,7 @@ MAX_BYTES = 2**28  # of one image file
 ORIENTATION = 0x0112
 WHITE = (255, 255, 255, 255)
 
+Image.preinit()  # and the imports above: once, before workers are forked, and not in each of them
 Image.MAX_IMAGE_PIXELS = None  # decode() looks at the size itself
 
 

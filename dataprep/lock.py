@@ -5,10 +5,13 @@ import errno
 import fcntl
 import os
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from dataprep.manifest import DatasetError
+
+PATIENCE = 3.0  # seconds: workers of a killed run, which hold its lock too, soon see that and end
 
 
 @contextlib.contextmanager
@@ -33,12 +36,19 @@ def locked(path: Path, shared: bool = False, wait: bool = False) -> Iterator[Non
 
 def take(fd: int, path: Path, shared: bool, wait: bool) -> None:
     how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    deadline = time.monotonic() + PATIENCE
     try:
-        fcntl.flock(fd, how if wait else how | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise DatasetError(
-            f"another run is at work on {path.parent.parent}: wait for it, or choose another --out"
-        ) from None
+        while True:
+            try:
+                fcntl.flock(fd, how if wait else how | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise DatasetError(
+                        f"another run is at work on {path.parent.parent}: wait for it, or choose "
+                        "another --out"
+                    ) from None
+                time.sleep(0.05)
     except OSError as error:
         if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
             raise

@@ -20,9 +20,8 @@ from dataprep.manifest import DatasetError
 Task = TypeVar("Task")
 DEATHS = 3  # of the workers on one task, before the run is given up
 
-# Forked from a server that has done the imports: no copies of this process's threads and files.
-processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["__main__", "dataprep.work"])
+# Fork, as this process has no threads: other ways import everything anew, half a second each time.
+processes = multiprocessing.get_context("fork")
 
 
 def default_workers() -> int:
@@ -33,9 +32,11 @@ def default_workers() -> int:
 class Worker:
     """A process that does one task at a time."""
 
-    def __init__(self, call: Callable):
+    def __init__(self, call: Callable, others: "list[Worker]"):
         self.pipe, theirs = processes.Pipe()
-        self.process = processes.Process(target=serve, args=(call, theirs), daemon=True)
+        # A fork inherits our ends of all pipes; a pipe ends only when every copy is closed.
+        ours = [self.pipe, *(worker.pipe for worker in others)]
+        self.process = processes.Process(target=serve, args=(call, theirs, ours), daemon=True)
         self.process.start()
         theirs.close()  # so that the pipe ends when the worker does
         self.task: Any = None
@@ -72,7 +73,7 @@ def run(
             idle = [worker for worker in crew if worker.task is None]
             while waiting and (idle or len(crew) < workers):
                 if not idle:
-                    crew.append(Worker(call))
+                    crew.append(Worker(call, crew))
                     idle.append(crew[-1])
                 idle.pop().give(waiting.popleft())
             pipes = {worker.pipe: worker for worker in crew if worker.task is not None}
@@ -112,8 +113,10 @@ def obituary(worker: Worker) -> str:
     return f"{DEATHS} workers died of {worker.task} ({how}{at}){hint}; run the command again"
 
 
-def serve(call: Callable, pipe) -> None:
+def serve(call: Callable, pipe, parents: list) -> None:
     """A worker's life: tasks come through the pipe until it ends, with the process that made it."""
+    for end in parents:
+        end.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
     try:
         while True:

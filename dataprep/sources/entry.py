@@ -34,7 +34,8 @@ def is_image(name: str) -> bool:
     if not name.lower().endswith(ENDINGS):
         return False
     return not any(
-        (part.startswith(".") and part != "..") or part == "__MACOSX" for part in name.split("/")
+        (part.startswith(".") and not part.startswith("..")) or part == "__MACOSX"
+        for part in name.split("/")
     )
 
 

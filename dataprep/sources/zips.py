@@ -46,6 +46,8 @@ def directory(file: BinaryIO) -> tuple[int, int]:
     file.seek(max(0, length - END.size - MAX_COMMENT))
     tail = file.read()
     found = tail.rfind(b"PK\5\6")
+    while found >= 0 and not ends_there(tail[found:]):  # a comment may hold the same bytes
+        found = tail.rfind(b"PK\5\6", 0, found)
     if found < 0:
         raise ValueError("it has no end: is it cut off?")
     end = length - len(tail) + found
@@ -61,6 +63,11 @@ def directory(file: BinaryIO) -> tuple[int, int]:
     if end - size != offset:
         raise ValueError("it is not where it should be")
     return offset, size
+
+
+def ends_there(tail: bytes) -> bool:
+    """Whether what begins with the signature of the end is one, comment and all."""
+    return len(tail) >= END.size and len(tail) == END.size + END.unpack_from(tail)[-1]
 
 
 def directory_entry(file: BinaryIO, end: int) -> tuple[str, list[int]]:
