@@ -52,14 +52,14 @@ def directory(file: BinaryIO) -> tuple[int, int]:
         raise ValueError("it has no end: is it cut off?")
     end = length - len(tail) + found
     *_, size, offset, _ = END.unpack_from(tail, found)
-    if offset == 0xFFFFFFFF or size == 0xFFFFFFFF:
-        file.seek(end - LOCATOR64.size)
-        *_, place, _ = LOCATOR64.unpack(file.read(LOCATOR64.size))
-        file.seek(place)
+    file.seek(max(0, end - LOCATOR64.size))
+    locator = file.read(LOCATOR64.size)
+    if locator[:4] == b"PK\6\7":
+        *_, end, _ = LOCATOR64.unpack(locator)
+        file.seek(end)
         signature, *_, size, offset = END64.unpack(file.read(END64.size))
         if signature != b"PK\6\6":
             raise ValueError("its 64-bit end is not where it should be")
-        end = place
     if end - size != offset:
         raise ValueError("it is not where it should be")
     return offset, size
