@@ -10,8 +10,7 @@ from dataprep.plan import Plan, Sample, Unit
 from dataprep.prepare import listed, tell_plan
 from dataprep.progress import duration, size
 from dataprep.settings import Settings
-from dataprep.sources.source import Reader
-from dataprep.work import Writers, pixels_of, read_image
+from dataprep.work import Images, Writers
 
 TRIED = 32
 
@@ -65,14 +64,14 @@ class Tried:
 
 def try_some(plan: Plan, folder: Path) -> Tried:
     """Make TRIED images, evenly spread over the source, as a worker would."""
-    tried, reader = Tried(), Reader(plan.containers)
+    tried, images = Tried(), Images(folder)
     writers = Writers(folder, plan.settings, Unit("train", 0))
     begun = time.perf_counter()
     for sample in spread(plan):
         try:
-            data = read_image(reader, sample)
+            data = images.read(sample)
             tried.source_bytes += len(data)
-            levels = pixels_of(data, plan.containers[sample.container].kind, plan.settings)
+            levels = images.levels(sample, data)
         except BadImageError:
             tried.bad += 1
             continue

@@ -11,6 +11,7 @@ every file it lists has the sha256 it tells; anything else is done again.
         dropped   slots of images left out because others have the same bytes
 """
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterator
@@ -65,11 +66,8 @@ def read_record(folder: Path, unit: Unit) -> dict[str, Any] | None:
         return None
 
 
-class Maker:
-    """Makes units: `Maker(folder)(task, tell)` writes below `folder`, where its plan lies.
-
-    What comes back are the rejects of the unit, and the bytes read from the source.
-    """
+class Images:
+    """Reads and decodes images of the plan in `folder`."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -82,6 +80,26 @@ class Maker:
     def reader(self) -> Reader:
         return Reader(self.plan.containers)
 
+    def read(self, sample: Sample) -> bytes:
+        """The bytes of an image in its source; BadImageError where they cannot be had."""
+        try:
+            return self.reader.read(sample.container, sample.entry)
+        except OSError as error:
+            raise BadImageError("unreadable", error.strerror or str(error)) from None
+
+    def levels(self, sample: Sample, data: bytes) -> list[tuple[int, np.ndarray]]:
+        """(side, pixels) at every resolution; BadImageError where the image cannot be used."""
+        record = self.plan.containers[sample.container].kind == "tfrecord"
+        pixels = tfrecord.pixels(data) if record else decode(data)
+        return list(pyramid(pixels, self.plan.settings.max_resolution, RESOLUTIONS[0]))
+
+
+class Maker(Images):
+    """Makes units: `Maker(folder)(task, tell)` writes below `folder`, where its plan lies.
+
+    What comes back are the rejects of the unit, and the bytes read from the source.
+    """
+
     def __call__(self, task: Task, tell: Callable) -> tuple[list, int]:
         unit, settings = task.unit, self.plan.settings
         writers = Writers(self.folder, settings, unit)
@@ -90,9 +108,9 @@ class Maker:
             for done, sample in enumerate(self.plan.samples(unit)):
                 tell(Step(sample.entry.name, done, read))
                 try:
-                    data = read_image(self.reader, sample)
+                    data = self.read(sample)
                     read += len(data)
-                    levels = pixels_of(data, self.kind(sample), settings)
+                    levels = self.levels(sample, data)
                 except BadImageError as error:
                     rejects.append([sample.slot, sample.entry.name, error.kind, str(error)])
                     continue
@@ -113,22 +131,6 @@ class Maker:
         }
         write_whole(record_path(self.folder, unit), json.dumps(record).encode("ascii"))
         return rejects, read
-
-    def kind(self, sample: Sample) -> str:
-        return self.plan.containers[sample.container].kind
-
-
-def read_image(reader: Reader, sample: Sample) -> bytes:
-    try:
-        return reader.read(sample.container, sample.entry)
-    except OSError as error:
-        raise BadImageError("unreadable", error.strerror or str(error)) from None
-
-
-def pixels_of(data: bytes, kind: str, settings: Settings) -> list[tuple[int, np.ndarray]]:
-    """(side, pixels) of an image at every resolution; BadImageError where it cannot be used."""
-    pixels = tfrecord.pixels(data) if kind == "tfrecord" else decode(data)
-    return list(pyramid(pixels, settings.max_resolution, RESOLUTIONS[0]))
 
 
 class Writers:
@@ -184,24 +186,27 @@ def entry(path: str, format: str, side: int | None, part: str | None, **facts) -
     return {"path": path, "format": format, "resolution": side, "split": part, **facts}
 
 
-class Checker:
+class Checker(Images):
     """Tells whether a unit is finished: `Checker(folder)(unit, tell)` re-reads its files.
 
-    What comes back is the list of its rejects, or None where it must be made (again). An image that
-    could not be read is another reason for that: it may be there now.
+    What comes back is the list of its rejects, or None where it must be made (again): also where
+    one of the rejects can be used by now, since somebody has repaired it.
     """
-
-    def __init__(self, folder: Path):
-        self.folder = folder
 
     def __call__(self, unit: Unit, tell: Callable) -> list | None:
         record = read_record(self.folder, unit)
-        if record is None or any(kind == "unreadable" for _, _, kind, _ in record["rejects"]):
+        if record is None:
             return None
         for file in record["files"] + record["parts"]:
             tell(Step(file["path"], 0, 0))
             if not intact(self.folder, file):
                 return None
+        rejected = {slot for slot, *_ in record["rejects"]}
+        for sample in self.plan.samples(unit) if rejected else ():
+            if sample.slot in rejected:
+                with contextlib.suppress(BadImageError):
+                    self.levels(sample, self.read(sample))
+                    return None
         return record["rejects"]
 
 
