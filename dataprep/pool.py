@@ -37,7 +37,10 @@ class Worker:
         # A fork inherits our ends of all pipes; a pipe ends only when every copy is closed.
         ours = [self.pipe, *(worker.pipe for worker in others)]
         self.process = processes.Process(target=serve, args=(call, theirs, ours), daemon=True)
+        # Ctrl-C is for the parent alone, and amid a fork Python would lose it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         self.process.start()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
         theirs.close()  # so that the pipe ends when the worker does
         self.task: Any = None
         self.last = ""  # what it last told of
@@ -117,7 +120,6 @@ def serve(call: Callable, pipe, parents: list) -> None:
     """A worker's life: tasks come through the pipe until it ends, with the process that made it."""
     for end in parents:
         end.close()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
     try:
         while True:
             task = pipe.recv()
