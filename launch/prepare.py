@@ -90,11 +90,15 @@ def follow(merge: submitit.Job) -> int:
     """Wait for the last job; 0 where it put a dataset together."""
     while not merge.done():
         time.sleep(POLL)
+    failure = merge.exception()
     print(merge.stdout() or "", end="")
-    if merge.state == "COMPLETED":
+    if failure is None:
         return 0
-    print(f"error: the dataset was not made ({merge.state}): see {merge.paths.folder}; "
-          "the same command does what is missing", file=sys.stderr)  # fmt: skip
+    print(
+        f"error: the dataset was not made ({merge.state}): see {merge.paths.folder}; the same "
+        "command does what is missing",
+        file=sys.stderr,
+    )
     return 1
 
 
