@@ -187,7 +187,7 @@ def publish(folder: Path, out: Path) -> None:
     store(out)
     (folder / manifest.NAME).rename(out / manifest.NAME)
     store(out)
-    shutil.rmtree(folder)
+    shutil.rmtree(folder, ignore_errors=True)  # NFS keeps our open lock; the next run tidies up
 
 
 def remove_all_but(paths: set[str], folder: Path) -> None:

@@ -172,7 +172,8 @@ def make(folder: Path, plan: Plan, tasks: list[Task], workers: int, tally: Tally
     """Make units in `workers` processes; `tally` hears of what they reject."""
     size, counts = plan.settings.shard_samples, plan.counts
     images = {t: min(size, counts[t.unit.part] - t.unit.number * size) for t in tasks}
-    progress = Progress("preparing", sum(images.values()))
+    total, begun = sum(images.values()), time.monotonic()
+    progress = Progress("preparing", total)
 
     def told(task: Task, step: Step) -> None:
         progress.at(task, step.images, step.bytes)
@@ -188,6 +189,9 @@ def make(folder: Path, plan: Plan, tasks: list[Task], workers: int, tally: Tally
                 tally.add(Reject(*row[1:]) for row in rejects)
     finally:
         progress.close()
+    if tasks:
+        taken = time.monotonic() - begun
+        print(f"{total:,} images in {duration(taken)}: {total / taken:.0f} images/s")
 
 
 def drop_duplicates(folder: Path, plan: Plan, workers: int, tally: Tally) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -68,6 +69,34 @@ def test_damage_is_told(format):
         decode(b"<html>404</html>")
     with pytest.raises(BadImageError, match="empty"):
         decode(b"")
+
+
+@pytest.mark.parametrize("format", ["PNG", "BMP"])
+def test_lossless_pixels_are_those_that_pillow_shows(format):
+    noise = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    for pixels in (noise, picture(1, 60, 40), picture(2, 33, 65)):
+        np.testing.assert_array_equal(decode(encoded(pixels, format)), pixels)
+
+
+def test_every_damaged_byte_of_a_png_is_noticed():
+    whole = encoded(picture(3, 16, 16))
+    for place in range(8, len(whole) - 12, 5):
+        damaged = whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :]
+        with pytest.raises(BadImageError):
+            decode(damaged)
+
+
+def test_pngs_that_are_not_plain():
+    pixels = picture(4, 16, 16)
+    white = pixels.copy()
+    white[(pixels == pixels[3, 3]).all(axis=-1)] = 255
+    transparent = encoded(pixels, transparency=tuple(map(int, pixels[3, 3])))
+    np.testing.assert_array_equal(decode(transparent), white)
+    header = struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0)  # 16-bit RGB: filter 0, then 6 bytes
+    body = zlib.compress(bytes([0, 10, 200, 20, 200, 30, 200]))
+    chunks = (b"IHDR", header), (b"IDAT", body), (b"IEND", b"")
+    deep = b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in chunks)
+    assert decode(deep).tolist() == [[[10, 20, 30]]]
 
 
 def test_a_bomb_is_refused_before_it_is_unpacked():
