@@ -82,8 +82,8 @@ def test_on_error_fail_ends_the_run_at_the_first(tmp_path):
     assert result.returncode == 1 and "Traceback" not in result.stderr
     assert "face-003.png: not an image of a known format; repair it" in result.stderr
     (source / "face-003.png").write_bytes(encoded(picture(3, 32, 32)))
-    assert shard(source, "--out", tmp_path / "whole", *HOW).returncode == 0
-    assert shard(*common).returncode == 0
+    assert main([str(source), "--out", str(tmp_path / "whole"), *HOW]) == 0
+    assert main([*map(str, common)]) == 0
     assert all_bytes(tmp_path / "out") == all_bytes(tmp_path / "whole")
 
 
