@@ -5,23 +5,28 @@ A dataset is a folder that `dataprep/shard.py` wrote:
 
     manifest.json
     index/{train,test}.jsonl                           which source image each sample is
-    webdataset/r004 ... r256/{train,test}-000000.tar   <key>.png, and <key>.cls where labelled
-    ffcv/r004-{train,test}.beton ... r256-...          fields `image` (raw RGB) and `label`
+    rejects.jsonl                                      images left out: name, kind, reason
+    webdataset/r004 ... r256/{train,test}-000000.tar   <key>.png (.webp, .jpeg), and <key>.cls
+                                                       where labelled
+    ffcv/r004-{train,test}.beton ... r256-...          fields `image` (RGB, raw or JPEG) and `label`
 
 Sample i of a split is the same image in every resolution and format: the i-th member of the tars
-taken in order, sample i of the beton, line i of the index. `manifest.json` is an object of
+taken in order, sample i of the beton, line i of the index; its key is its place before any was
+left out. `manifest.json` is an object of
 
     format        1
     digest        identity of the data: sha256 of `files` as canonical JSON
-    made_with     versions of what decides the bytes: this package, Pillow, numpy, zlib
-    source        {"name", "images"}: file or folder name, and how many images were found in it
-    settings      what was asked for: max_resolution, labels
+    made_with     versions of what decides the bytes: this package, deflate, numpy, Pillow
+    source        {"name", "images", "rejects"}: file or folder name, how many images were found in
+                  it, and how many of them were left out
+    settings      what was asked for: see dataprep/settings.py
     split         {"rule": "ffhq" | "celebahq" | "fraction", "test_fraction"?, "asked", "why"}
     resolutions   ascending powers of two
     samples       {"train": n, "test": n}
-    classes       folder names, in the order of the labels; empty where there are no labels
+    classes       names of the labels 0, 1, ...; empty where there are no labels
     files         [{"path", "format", "resolution", "split", "samples", "bytes", "sha256"}, ...]
-                  in order; "format" is "webdataset", "ffcv" or "index" (resolution null)
+                  in order; "format" is "webdataset", "ffcv", "index" (resolution null) or
+                  "rejects" (split null as well)
     checksum      sha256 of all the rest as canonical JSON, against damage
 
 Canonical JSON: keys sorted, no spaces, ASCII.
@@ -29,6 +34,7 @@ Canonical JSON: keys sorted, no spaces, ASCII.
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -64,7 +70,10 @@ def write(folder: Path, content: dict[str, Any]) -> None:
     content = {"format": FORMAT, "digest": canonical_sha256(content["files"]), **content}
     content["checksum"] = checksum_of(content)
     beside = folder / f".{NAME}.partial"
-    beside.write_text(json.dumps(content, indent=1) + "\n", encoding="ascii")
+    with beside.open("w", encoding="ascii") as file:
+        file.write(json.dumps(content, indent=1) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
     beside.rename(folder / NAME)
 
 

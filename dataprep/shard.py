@@ -1,241 +1,196 @@
-"""From a folder or a zip of images to a dataset at every resolution, in two formats:
+"""From images to a dataset at every resolution, in two formats:
 
     python dataprep/shard.py SOURCE --out DIR
 
-Every image is decoded once, cropped to its central square and resized to --max-resolution and every
-lower power of two down to 4 (dataprep/pyramid.py). DIR then holds lossless WebDataset tars, FFCV
-files and manifest.json (dataprep/manifest.py describes it), and appears whole or not at all: all is
-made in DIR/.partial and moved out at the end, the manifest last.
+SOURCE is a folder tree, a zip, a tar or WebDataset shard, a parquet file, a TFRecord, or a list
+(.txt) or a quoted pattern ('shards/*.tar') of these. Every image is decoded once, cropped to its
+central square and resized to --max-resolution and every lower power of two down to 4. DIR then
+holds WebDataset tars, FFCV files and manifest.json, and appears whole or not at all. A command that
+was stopped goes on where it was when it is run again.
 """
 
 import argparse
-import hashlib
-import importlib.metadata
-import shutil
 import sys
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import PIL
-from tqdm import tqdm
-
-from dataprep import manifest, split, tars
-from dataprep.beton import BetonWriter, Layout
-from dataprep.manifest import DatasetError, Manifest
-from dataprep.plan import Sample, plan, write_index
-from dataprep.pyramid import BadImageError, decode, pyramid
-from dataprep.sources import Folder, Zip, open_source
-
-RESOLUTIONS = tuple(2**i for i in range(2, 11))
-SHARD_SAMPLES = 1000
-PARTIAL = ".partial"
-PARTS = ("index", "webdataset", "ffcv")
+from dataprep import settings, split
+from dataprep.estimate import estimate
+from dataprep.manifest import DatasetError
+from dataprep.pool import default_workers
+from dataprep.prepare import Share, prepare
+from dataprep.preview import preview
+from dataprep.progress import size
+from dataprep.rejects import Tolerance
+from dataprep.settings import Settings
+from dataprep.verify import verify
 
 
-def prepare(
-    source: Folder | Zip,
-    out: Path,
-    max_resolution: int = 256,
-    asked: str = "auto",
-    test_fraction: float = 0.1,
-    labels: str = "none",
-) -> Manifest:
-    """Prepare the dataset `out` from `source`; `asked` is the --split, `labels` "none" or "folder".
-
-    DatasetError for anything that stands in the way; then `out` holds no manifest.
-    """
-    partial = make_room(out)
-    names = source.names()
-    if not names:
-        raise DatasetError(f"{source.path} holds no images (files ending in .jpg, .png, .webp ...)")
-    samples, rule, why, classes = plan(names, asked, test_fraction, labels)
-    counts = {part: len(found) for part, found in samples.items()}
-    print(f"{len(names)} images: {counts['train']} train, {counts['test']} test ({rule}: {why})")
-
-    sides = [side for side in RESOLUTIONS if side <= max_resolution]
-    files = []
-    pause = 0.1 if sys.stderr.isatty() else 30  # seconds: a log file gets few lines
-    with tqdm(total=len(names), unit="img", desc="preparing", mininterval=pause) as bar:
-        for part, found in samples.items():
-            files += write_split(source, partial, part, found, sides, bar)
-
-    how = {"rule": rule, "asked": asked, "why": why}
-    content = {
-        "made_with": versions(),
-        "source": {"name": source.path.resolve().name, "images": len(names)},
-        "settings": {"max_resolution": max_resolution, "labels": labels},
-        "split": how | ({"test_fraction": test_fraction} if rule == "fraction" else {}),
-        "resolutions": sides,
-        "samples": counts,
-        "classes": classes,
-        "files": files,
-    }
-    manifest.write(partial, content)
-    publish(partial, out)
-    return Manifest.load(out)
-
-
-def write_split(
-    source: Folder | Zip,
-    folder: Path,
-    part: str,
-    samples: Sequence[Sample],
-    sides: Sequence[int],
-    bar: tqdm,
-) -> list[dict[str, Any]]:
-    """Write the tars, betons and index of the split `part`; returns their manifest entries."""
-    files = []
-    paths = {side: f"ffcv/r{side:03d}-{part}.beton" for side in sides}
-    betons = {
-        side: BetonWriter(folder / path, Layout(side, len(samples))) for side, path in paths.items()
-    }
-    for number, start in enumerate(range(0, len(samples), SHARD_SAMPLES)):
-        shard = samples[start : start + SHARD_SAMPLES]
-        files += write_shard(source, folder, part, number, shard, betons, bar)
-    for side, beton in betons.items():
-        beton.finish([sample.slot for sample in samples], [sample.label for sample in samples])
-        beton.close()
-        facts = measured(folder / paths[side], samples)
-        files.append(entry(paths[side], "ffcv", side, part, **facts))
-    index = f"index/{part}.jsonl"
-    write_index(folder / index, samples)
-    files.append(entry(index, "index", None, part, **measured(folder / index, samples)))
-    return files
-
-
-def write_shard(
-    source: Folder | Zip,
-    folder: Path,
-    part: str,
-    number: int,
-    samples: Sequence[Sample],
-    betons: dict[int, BetonWriter],
-    bar: tqdm,
-) -> list[dict[str, Any]]:
-    """Decode `samples` into tar `number` of each resolution and their slots in `betons`."""
-    paths = {side: f"webdataset/r{side:03d}/{part}-{number:06d}.tar" for side in betons}
-    for path in paths.values():
-        (folder / path).parent.mkdir(exist_ok=True)
-    writers = {side: tars.TarWriter(folder / path) for side, path in paths.items()}
-    for sample in samples:
-        for side, pixels in levels(source, sample.name, max(betons)):
-            writers[side].add(sample.key, tars.png(pixels), sample.label)
-            betons[side].put(sample.slot, pixels)
-        bar.update()
-    return [
-        entry(path, "webdataset", side, part, **writers[side].close())
-        for side, path in paths.items()
-    ]
-
-
-def levels(
-    source: Folder | Zip, name: str, max_resolution: int
-) -> Iterator[tuple[int, np.ndarray]]:
-    """(side, pixels) of one image at every resolution; DatasetError names the image."""
-    try:
-        yield from pyramid(decode(source.read(name)), max_resolution, RESOLUTIONS[0])
-    except BadImageError as error:
-        raise DatasetError(f"{source.path}: {name}: {error}; repair it or leave it out") from None
-    except OSError as error:
-        raise DatasetError(f"{source.path}: {name} cannot be read: {error}") from None
-
-
-def entry(path: str, format: str, side: int | None, part: str, **facts: Any) -> dict[str, Any]:
-    """A file as the manifest lists it; `facts` are its samples, bytes and sha256."""
-    return {"path": path, "format": format, "resolution": side, "split": part, **facts}
-
-
-def measured(path: Path, samples: Sequence[Sample]) -> dict[str, Any]:
-    """The facts of a finished file, read once for its sha256."""
-    hashed = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            hashed.update(block)
-        return {"samples": len(samples), "bytes": file.tell(), "sha256": hashed.hexdigest()}
-
-
-def versions() -> dict[str, str]:
-    """Versions of all that decides the bytes written."""
-    return {
-        "dataprep": importlib.metadata.version("soft-introvae-training"),
-        "numpy": np.__version__,
-        "pillow": PIL.__version__,
-        "zlib": zlib.ZLIB_RUNTIME_VERSION,
-    }
-
-
-def make_room(out: Path) -> Path:
-    """An empty DIR/.partial; what an interrupted run left is removed.
-
-    DatasetError where `out` holds a dataset, or anything else that is not ours to remove.
-    """
-    partial = out / PARTIAL
-    if (out / manifest.NAME).exists():
-        raise DatasetError(f"{out} holds a prepared dataset: choose another --out or remove it")
-    if out.exists() and not out.is_dir():
-        raise DatasetError(f"{out} is not a folder: choose another --out")
-    if partial.is_dir():
-        for part in (*PARTS, PARTIAL):  # .partial last: it is what makes the others ours
-            if (out / part).exists():
-                shutil.rmtree(out / part)
-    elif out.exists() and any(out.iterdir()):
-        raise DatasetError(f"{out} is not empty: choose another --out")
-    for part in PARTS:
-        (partial / part).mkdir(parents=True)
-    return partial
-
-
-def publish(partial: Path, out: Path) -> None:
-    """Move the finished parts to their places, the manifest last: with it the dataset is there."""
-    for part in (*PARTS, manifest.NAME):
-        (partial / part).rename(out / part)
-    partial.rmdir()
-
-
-def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line, with impossible values refused."""
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description="Prepare a dataset from images.",
+        description=__doc__,
         epilog="Splits: ffhq by the official ids (60,000 train, 10,000 test), celebahq 29,000 and "
         "1,000 by number, fraction by a hash of each name; auto takes what fits and says so.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("source", metavar="SOURCE", nargs="?", help="where the images are")
+    parser.add_argument("--out", metavar="DIR", type=Path, help="folder to make")
+
     add = parser.add_argument
-    add("source", metavar="SOURCE", type=Path, help="folder tree or zip of images")
-    add("--out", metavar="DIR", type=Path, required=True, help="folder to make")
-    add("--max-resolution", type=int, choices=RESOLUTIONS, default=256, help="highest resolution")
-    add("--split", choices=("auto", *split.RULES), default="auto", help="rule for train and test")
+    add("--verify", metavar="DIR", type=Path, help="read a dataset again and name what is wrong")
+    add("--dry-run", action="store_true", help="tell counts, sizes and time; make nothing")
+    add("--preview", action="store_true", help="draw contact sheets and histograms of DIR as well")
+
+    what = parser.add_argument_group("what is made (all of this is in the manifest)")
+    add = what.add_argument
+    defaults = Settings()
+    add("--max-resolution", type=int, choices=settings.RESOLUTIONS, default=256, help="[256]")
     add(
-        "--test-fraction", metavar="F", type=float, default=0.1, help="share of test under fraction"
+        "--formats",
+        nargs="+",
+        choices=settings.FORMATS,
+        default=settings.FORMATS,
+        help="[webdataset ffcv]",
+    )
+    add(
+        "--tar-images",
+        choices=settings.TAR_IMAGES,
+        default=defaults.tar_images,
+        help="png and webp are lossless; webp is smaller and slower [png]",
+    )
+    add(
+        "--beton-images",
+        choices=settings.BETON_IMAGES,
+        default=defaults.beton_images,
+        help="[raw]",
+    )
+    add(
+        "--jpeg-quality",
+        metavar="Q",
+        type=int,
+        default=defaults.jpeg_quality,
+        help="where either is jpeg, 1 to 100 [95]",
+    )
+    add(
+        "--shard-samples",
+        metavar="N",
+        type=int,
+        default=defaults.shard_samples,
+        help="images in a tar, and in a unit of work [250]",
+    )
+    add("--shard-bytes", metavar="N", type=int, help="end a tar before it is larger [no limit]")
+    add("--split", choices=("auto", *split.RULES), default=defaults.split, help="[auto]")
+    add(
+        "--test-fraction",
+        metavar="F",
+        type=float,
+        default=defaults.test_fraction,
+        help="share of test images under fraction [0.1]",
     )
     add(
         "--labels",
-        choices=("none", "folder"),
-        default="none",
-        help="folder: each folder is a class",
+        choices=settings.LABELS,
+        default=defaults.labels,
+        help="folder: each folder is a class; stored: .cls in tars, column or feature `label`",
     )
-    args = parser.parse_args(argv)
+
+    how = parser.add_argument_group("how it is made")
+    add = how.add_argument
+    add("--workers", metavar="N", type=int, default=default_workers(), help="[all processors]")
+    add(
+        "--on-error",
+        choices=("skip", "fail"),
+        default="skip",
+        help="what to do about an image that cannot be used [skip, and list it in rejects.jsonl]",
+    )
+    add(
+        "--reject-limit",
+        metavar="F",
+        type=float,
+        default=Tolerance().limit,
+        help="share of images that skip may leave out [0.01]",
+    )
+    add("--task", metavar="I", type=int, help="make part I (from 0) of --tasks N, no dataset yet")
+    add("--tasks", metavar="N", type=int, help="number of tasks that share the work")
+    add("--merge", action="store_true", help="put together what all tasks have made")
+    return parser
+
+
+def check(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Refuse what cannot be meant."""
+    if args.verify is not None:
+        if args.source is not None or args.out is not None:
+            parser.error("--verify DIR stands alone")
+    elif args.source is None or args.out is None:
+        parser.error("SOURCE and --out DIR are needed")
     if not 0 < args.test_fraction < 1:
         parser.error(f"--test-fraction {args.test_fraction:g}: it lies between 0 and 1")
-    return args
+    if not 0 <= args.reject_limit <= 1:
+        parser.error(f"--reject-limit {args.reject_limit:g}: it is a share, from 0 to 1")
+    if not 1 <= args.jpeg_quality <= 100:
+        parser.error(f"--jpeg-quality {args.jpeg_quality}: it lies between 1 and 100")
+    for name in ("workers", "shard_samples", "shard_bytes", "tasks"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} {getattr(args, name)}: at least 1")
+    if (args.task is None) != (args.tasks is None):
+        parser.error("--task I and --tasks N go together")
+    if args.task is not None and (args.merge or not 0 <= args.task < args.tasks):
+        parser.error("--task I is from 0 to N - 1, and --merge comes after all of them, alone")
+
+
+def settings_of(args: argparse.Namespace) -> Settings:
+    return Settings(
+        max_resolution=args.max_resolution,
+        formats=tuple(name for name in settings.FORMATS if name in args.formats),
+        tar_images=args.tar_images,
+        beton_images=args.beton_images,
+        jpeg_quality=args.jpeg_quality,
+        shard_samples=args.shard_samples,
+        shard_bytes=args.shard_bytes,
+        split=args.split,
+        test_fraction=args.test_fraction,
+        labels=args.labels,
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Do what the command line says; DatasetError where that cannot be done."""
+    if args.verify is not None:
+        problems = verify(args.verify, args.workers)
+        if problems:
+            raise DatasetError("\n  ".join([f"{args.verify} is not sound:", *problems]))
+        print(f"{args.verify} is sound")
+        return
+    if args.dry_run:
+        estimate(args.source, args.out, settings_of(args), args.workers)
+        return
+    share = None if args.task is None else Share(args.task, args.tasks)
+    tolerance = Tolerance(args.on_error, args.reject_limit)
+    made = prepare(
+        args.source, args.out, settings_of(args), args.workers, tolerance, share, args.merge
+    )
+    if made is None:
+        print(f"{args.out}: task {args.task} of {args.tasks} is done; --merge comes after all")
+        return
+    total = sum(file["bytes"] for file in made.content["files"])
+    print(f"{args.out}: {size(total)}, digest {made.digest[:16]}")
+    if args.preview:
+        print(f"{preview(args.out)} shows what it holds")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; 0 where the dataset is made, 1 with a message where it could not be."""
-    args = arguments(argv)
+    """The command line; 0 where it was done, 1 with a message where it could not be."""
+    command = parser()
+    args = command.parse_args(argv)
+    check(args, command)
     try:
-        source = open_source(args.source)
-        made = prepare(
-            source, args.out, args.max_resolution, args.split, args.test_fraction, args.labels
-        )
+        run(args)
     except (DatasetError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    total = sum(file["bytes"] for file in made.content["files"])
-    print(f"{args.out}: {total / 1e6:.1f} MB, digest {made.digest[:16]}")
+    except KeyboardInterrupt:
+        print("\nstopped: the same command goes on from here", file=sys.stderr)
+        return 130
     return 0
 
 

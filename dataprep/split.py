@@ -10,7 +10,8 @@ which a disk lists them, or a second run, changes nothing.
 import hashlib
 import posixpath
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from dataprep.manifest import DatasetError
@@ -22,48 +23,90 @@ CELEBAHQ_TRAIN = 29_000
 CELEBAHQ_ALL = 30_000
 
 
-class Split(NamedTuple):
-    """The rule taken, why, and for each name whether it is a test image."""
+class Rule(NamedTuple):
+    """The rule taken, why, and whether a name is that of a test image."""
 
-    rule: str
+    name: str
     why: str
-    test: list[bool]
+    is_test: Callable[[str], bool]
 
 
-def split(names: Sequence[str], asked: str, test_fraction: float) -> Split:
-    """Split `names` (paths inside the source) by the rule `asked`, or by one chosen for "auto".
+@dataclass
+class Seen:
+    """What the rules need to know of all the names, in bounded memory."""
+
+    count: int = 0
+    no_id: str | None = None  # the first name that is no FFHQ id
+    least_id: int = FFHQ_ALL
+    most_id: int = -1
+    numbers: set[int] | None = field(default_factory=set)  # None: these cannot be CelebA-HQ's
+
+    def add(self, name: str) -> None:
+        self.count += 1
+        number = ffhq_id(name)
+        if number is not None:
+            self.least_id, self.most_id = min(self.least_id, number), max(self.most_id, number)
+        elif self.no_id is None:
+            self.no_id = name
+        if self.numbers is not None:
+            text = stem(name)
+            if self.count <= CELEBAHQ_ALL and re.fullmatch(r"[0-9]{1,18}", text, re.ASCII):
+                self.numbers.add(int(text))
+            else:
+                self.numbers = None
+
+    @property
+    def is_celebahq(self) -> bool:
+        """30,000 numbers without a gap."""
+        found = self.numbers
+        return (
+            found is not None
+            and self.count == len(found) == CELEBAHQ_ALL == max(found) - min(found) + 1
+        )
+
+
+def choose(names: Iterable[str], asked: str, test_fraction: float) -> Rule:
+    """The rule `asked` for `names` (paths inside the source), or one that fits for "auto".
 
     "auto" takes ffhq where every name is an FFHQ id and both sides get images, celebahq for 30,000
     images numbered without a gap, and else fraction; `why` says which and for what reason.
-    DatasetError where the rule does not fit the names, or a side would be empty.
+    Goes through the names once; DatasetError where the rule does not fit them.
     """
-    rule, why = choose(names) if asked == "auto" else (asked, f"as asked by --split {asked}")
+    seen = Seen()
+    for name in names:
+        seen.add(name)
+    rule, why = fitting(seen) if asked == "auto" else (asked, f"as asked by --split {asked}")
     if rule == "ffhq":
-        test = [ffhq_id(name, required=True) >= FFHQ_TRAIN for name in names]
-    elif rule == "celebahq":
-        test = celebahq(names)
-    else:
-        test = [name_hash(name) < test_fraction for name in names]
-    for side, size in (("train", test.count(False)), ("test", test.count(True))):
-        if size == 0:
-            raise DatasetError(empty(side, rule, len(names), test_fraction))
-    return Split(rule, why, test)
-
-
-def choose(names: Sequence[str]) -> tuple[str, str]:
-    """The rule that fits the names, and the reason in words."""
-    ids = [ffhq_id(name) for name in names]
-    if all(i is not None for i in ids):
-        if min(ids) < FFHQ_TRAIN <= max(ids):
-            return "ffhq", "every name is an FFHQ id, and there are ids on both sides of 60000"
-        side = "below" if max(ids) < FFHQ_TRAIN else "from"
-        if not (len(ids) == CELEBAHQ_ALL and gapless(names)):
-            return "fraction", (
-                f"the names could be FFHQ ids, but all are {side} 60000 and the official rule "
-                "would leave one side empty"
+        if seen.no_id is not None:
+            raise DatasetError(
+                f"--split ffhq: {seen.no_id!r} is not named by an FFHQ id (00000 to 69999); "
+                "use --split fraction"
             )
-    if len(names) == CELEBAHQ_ALL and gapless(names):
+        return Rule(rule, why, lambda name: int(stem(name)) >= FFHQ_TRAIN)
+    if rule == "celebahq":
+        if not seen.is_celebahq:
+            raise DatasetError(
+                f"--split celebahq needs the {CELEBAHQ_ALL:,} images of CelebA-HQ named by their "
+                f"numbers without a gap, and these {seen.count:,} names are not that; "
+                "use --split fraction"
+            )
+        first_test = min(seen.numbers) + CELEBAHQ_TRAIN
+        return Rule(rule, why, lambda name: int(stem(name)) >= first_test)
+    return Rule(rule, why, lambda name: name_hash(name) < test_fraction)
+
+
+def fitting(seen: Seen) -> tuple[str, str]:
+    """The rule that fits the names, and the reason in words."""
+    if seen.no_id is None and seen.least_id < FFHQ_TRAIN <= seen.most_id:
+        return "ffhq", "every name is an FFHQ id, and there are ids on both sides of 60000"
+    if seen.is_celebahq:
         return "celebahq", "30,000 images numbered without a gap"
+    if seen.no_id is None:
+        side = "below" if seen.most_id < FFHQ_TRAIN else "from"
+        return "fraction", (
+            f"the names could be FFHQ ids, but all are {side} 60000 and the official rule "
+            "would leave one side empty"
+        )
     return "fraction", "the names are neither FFHQ ids nor the 30,000 numbers of CelebA-HQ"
 
 
@@ -71,42 +114,10 @@ def stem(name: str) -> str:
     return posixpath.splitext(posixpath.basename(name))[0]
 
 
-def ffhq_id(name: str, required: bool = False) -> int | None:
+def ffhq_id(name: str) -> int | None:
     """The official id of an FFHQ image by its name, 00000 to 69999, or None."""
-    if re.fullmatch(r"[0-6][0-9]{4}", stem(name), re.ASCII):
-        return int(stem(name))
-    if required:
-        raise DatasetError(
-            f"--split ffhq: {name!r} is not named by an FFHQ id (00000 to 69999); "
-            "use --split fraction"
-        )
-    return None
-
-
-def numbers(names: Sequence[str]) -> list[int] | None:
-    """The number each name consists of, or None if one of them is no number."""
-    stems = [stem(name) for name in names]
-    if all(re.fullmatch(r"[0-9]{1,18}", s, re.ASCII) for s in stems):
-        return [int(s) for s in stems]
-    return None
-
-
-def gapless(names: Sequence[str]) -> bool:
-    found = numbers(names)
-    return found is not None and len(set(found)) == len(found) == max(found) - min(found) + 1
-
-
-def celebahq(names: Sequence[str]) -> list[bool]:
-    """True for the 1,000 highest numbers. The rule is one of ranks: it needs the whole set."""
-    if len(names) != CELEBAHQ_ALL or not gapless(names):
-        raise DatasetError(
-            f"--split celebahq needs the {CELEBAHQ_ALL:,} images of CelebA-HQ named by their "
-            f"numbers without a gap, and these {len(names):,} names are not that; "
-            "use --split fraction"
-        )
-    found = numbers(names)
-    first_test = min(found) + CELEBAHQ_TRAIN
-    return [number >= first_test for number in found]
+    text = stem(name)
+    return int(text) if re.fullmatch(r"[0-6][0-9]{4}", text, re.ASCII) else None
 
 
 def name_hash(name: str) -> float:
@@ -117,6 +128,7 @@ def name_hash(name: str) -> float:
 
 
 def empty(side: str, rule: str, total: int, test_fraction: float) -> str:
+    """What to tell the user when a rule leaves no image to one side."""
     if rule == "fraction":
         way_out = f"try another --test-fraction than {test_fraction:g}, or add images"
     else:

@@ -1,10 +1,12 @@
 """Pictures for the tests, and independent ways to read what was prepared from them."""
 
 import io
+import struct
 import subprocess
 import sys
 import tarfile
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -28,12 +30,19 @@ def encoded(pixels: np.ndarray, format: str = "PNG", **how) -> bytes:
     return buffer.getvalue()
 
 
-def make_folder(folder: Path, count: int, side: int = 32, names: str = "face-{:03d}.png") -> Path:
-    """`count` PNGs; number i shows picture(i, side, side)."""
+def png_chunk(kind: bytes, content: bytes) -> bytes:
+    length, check = len(content), zlib.crc32(kind + content)
+    return struct.pack(">I", length) + kind + content + struct.pack(">I", check)
+
+
+def make_folder(
+    folder: Path, count: int, side: int = 32, names: str = "face-{:03d}.png", seed: int = 0
+) -> Path:
+    """`count` PNGs; number i shows picture(seed + i, side, side)."""
     for i in range(count):
         path = folder / names.format(i)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encoded(picture(i, side, side)))
+        path.write_bytes(encoded(picture(seed + i, side, side)))
     return folder
 
 

@@ -1,17 +1,15 @@
-"""Decoding, cropping, resizing and 2x2 means, against references computed in float64."""
-
-import io
+"""Cropping, resizing and 2x2 means, against references computed in float64."""
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from dataprep.pyramid import FRACTION_BITS, BadImageError, decode, pyramid
-from tests.dataprep.pictures import encoded, means, picture
+from dataprep.decode import BadImageError
+from dataprep.pyramid import FRACTION_BITS, pyramid
+from tests.dataprep.pictures import means, picture
 
 
 def levels(pixels: np.ndarray, top: int) -> dict[int, np.ndarray]:
-    return dict(pyramid(Image.fromarray(pixels), top))
+    return dict(pyramid(pixels, top))
 
 
 def half_up(values: np.ndarray) -> np.ndarray:
@@ -68,49 +66,3 @@ def test_the_square_is_the_centre_of_the_image():
 def test_too_small_is_refused():
     with pytest.raises(BadImageError, match="40x31 is smaller than --max-resolution 32"):
         levels(picture(0, 40, 31), 32)
-
-
-def test_exif_rotation_is_applied():
-    pixels = picture(5, 48, 32)
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees clockwise to view
-    turned = np.asarray(decode(encoded(pixels, exif=exif)))
-    np.testing.assert_array_equal(turned, np.rot90(pixels, -1))
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "YCbCr", "CMYK"])
-def test_modes_become_rgb(mode):
-    image = Image.fromarray(picture(6, 16, 16)).convert(mode)
-    decoded = decode(encoded_image(image, "TIFF"))
-    np.testing.assert_array_equal(np.asarray(decoded), np.asarray(image.convert("RGB")))
-
-
-def test_transparency_is_laid_over_white():
-    rgba = np.zeros((2, 2, 4), np.uint8)
-    rgba[0, 0] = 10, 20, 30, 255
-    rgba[1, 1] = 10, 20, 30, 0
-    decoded = np.asarray(decode(encoded(rgba)))
-    assert decoded[0, 0].tolist() == [10, 20, 30]
-    assert decoded[1, 1].tolist() == [255, 255, 255]
-
-
-def test_sixteen_bits_are_refused_rather_than_clipped():
-    with pytest.raises(BadImageError, match="more than 8 bits"):
-        decode(encoded(np.full((8, 8), 40_000, np.uint16)))
-
-
-@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
-def test_damage_is_told(format):
-    whole = encoded(picture(7, 64, 64), format)
-    with pytest.raises(BadImageError, match="damaged"):
-        decode(whole[: len(whole) // 2])
-    with pytest.raises(BadImageError, match="not an image"):
-        decode(b"<html>404</html>")
-    with pytest.raises(BadImageError, match="not an image"):
-        decode(b"")
-
-
-def encoded_image(image: Image.Image, format: str) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format)
-    return buffer.getvalue()

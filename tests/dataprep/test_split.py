@@ -5,14 +5,15 @@ import random
 import pytest
 
 from dataprep.manifest import DatasetError
-from dataprep.split import name_hash, split
+from dataprep.split import choose, name_hash
 
 FFHQ = [f"{i // 1000 * 1000:05d}/{i:05d}.png" for i in range(70_000)]
 CELEBAHQ = [f"{i}.jpg" for i in range(30_000)]
 
 
 def side_of_test(names, asked="auto", fraction=0.1):
-    return {name for name, is_test in zip(names, split(names, asked, fraction).test) if is_test}
+    rule = choose(iter(names), asked, fraction)
+    return {name for name in names if rule.is_test(name)}
 
 
 @pytest.mark.parametrize("names", [FFHQ, CELEBAHQ, [f"a/{i}.png" for i in range(500)]])
@@ -22,9 +23,8 @@ def test_the_order_of_the_names_does_not_matter(names):
 
 
 def test_ffhq_is_split_by_the_official_ids():
-    found = split(FFHQ, "auto", 0.1)
-    assert found.rule == "ffhq"
-    assert found.test == [i >= 60_000 for i in range(70_000)]
+    assert choose(FFHQ, "auto", 0.1).name == "ffhq"
+    assert side_of_test(FFHQ) == set(FFHQ[60_000:])
 
 
 def test_part_of_ffhq_keeps_its_sides_where_both_are_there():
@@ -35,10 +35,8 @@ def test_part_of_ffhq_keeps_its_sides_where_both_are_there():
 @pytest.mark.parametrize("ids", [range(1100), range(60_000, 61_100)])
 def test_part_of_ffhq_on_one_side_is_split_by_fraction_and_says_so(ids):
     names = [f"{i:05d}.jpg" for i in ids]
-    found = split(names, "auto", 0.1)
-    assert found.rule == "fraction" and "official rule would leave one side empty" in found.why
-    with pytest.raises(DatasetError, match=r"leaves no image to \w+ of 1,100.*--split fraction"):
-        split(names, "ffhq", 0.1)
+    found = choose(names, "auto", 0.1)
+    assert found.name == "fraction" and "official rule would leave one side empty" in found.why
 
 
 ARABIC_ONE = "\u0660\u0660\u0660\u0660\u0661.png"  # 00001 in digits that int() takes
@@ -47,16 +45,15 @@ ARABIC_ONE = "\u0660\u0660\u0660\u0660\u0661.png"  # 00001 in digits that int() 
 @pytest.mark.parametrize("name", ["70000.png", "001.png", "000001.png", "face.png", ARABIC_ONE])
 def test_what_is_no_ffhq_id(name):
     names = [*FFHQ[59_900:60_100], name]
-    assert split(names, "auto", 0.5).rule == "fraction"
+    assert choose(names, "auto", 0.5).name == "fraction"
     with pytest.raises(DatasetError, match="is not named by an FFHQ id"):
-        split(names, "ffhq", 0.1)
+        choose(names, "ffhq", 0.1)
 
 
 @pytest.mark.parametrize("first, form", [(0, "{}.jpg"), (1, "{}.jpg"), (1, "{:05d}.jpg")])
 def test_celebahq_is_split_by_number(first, form):
     names = sorted(form.format(i) for i in range(first, first + 30_000))
-    found = split(names, "auto", 0.1)
-    assert found.rule == "celebahq"
+    assert choose(names, "auto", 0.1).name == "celebahq"
     last = {form.format(i) for i in range(first + 29_000, first + 30_000)}
     assert side_of_test(names) == last
 
@@ -64,7 +61,7 @@ def test_celebahq_is_split_by_number(first, form):
 @pytest.mark.parametrize("names", [CELEBAHQ[:-1], [*CELEBAHQ[:-1], "30000.jpg"], ["a.jpg"] * 9])
 def test_celebahq_needs_the_whole_set(names):
     with pytest.raises(DatasetError, match="needs the 30,000 images"):
-        split(names, "celebahq", 0.1)
+        choose(names, "celebahq", 0.1)
 
 
 def test_a_fraction_is_about_that_and_keeps_sides_when_images_come():

@@ -1,0 +1,94 @@
+"""--dry-run: what a preparation would make, how large, and in what time, from a few images."""
+
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+from dataprep.decode import BadImageError
+from dataprep.plan import Plan, Sample, Unit
+from dataprep.prepare import listed, tell_plan
+from dataprep.progress import duration, size
+from dataprep.settings import Settings
+from dataprep.work import Images, Writers
+
+TRIED = 32
+
+
+def estimate(source: str, out: Path, settings: Settings, workers: int) -> None:
+    """Print counts, sizes on the disk and time; nothing is written to `out`."""
+    with tempfile.TemporaryDirectory(prefix="dry-run-") as temporary:
+        folder = Path(temporary)
+        with listed() as count:
+            plan = Plan.make(source, settings, folder / "plan", count)
+        tell_plan(plan)
+        tried = try_some(plan, folder)
+    print(tried.text(plan, out, workers))
+
+
+class Tried:
+    """What came of the images tried: bytes by (format, side), seconds, and how many were bad."""
+
+    def __init__(self) -> None:
+        self.good = self.bad = 0
+        self.seconds = 0.0
+        self.source_bytes = 0
+        self.bytes: dict[tuple[str, int], int] = {}
+
+    def text(self, plan: Plan, out: Path, workers: int) -> str:
+        images = sum(plan.counts.values())
+        if not self.good:
+            return f"none of the {self.bad} images tried can be used"
+        scale = images / (self.good + self.bad)
+        lines = [f"from {self.good + self.bad} images tried, {self.bad} of them unusable:"]
+        sides, formats = plan.settings.sides, plan.settings.formats
+        lines.append("  side  " + "".join(f"{format:>12}" for format in formats))
+        for side in sides:
+            sizes = (size(self.bytes[format, side] * scale) for format in formats)
+            lines.append(f"  {side:>4}  " + "".join(f"{text:>12}" for text in sizes))
+        total = sum(self.bytes.values()) * scale
+        passing = sum(b for (format, _), b in self.bytes.items() if format == "ffcv") * scale
+        here = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+        free = shutil.disk_usage(here).free
+        fits = "" if total + passing < free else ": NOT ENOUGH"
+        rate = (self.good + self.bad) / self.seconds
+        lines += [
+            f"on the disk: {size(total)}, and {size(passing)} more on the way; "
+            f"{size(free)} are free{fits}",
+            f"time: {duration(images / rate / workers)} with {workers} workers "
+            f"({rate:.0f} images/s each)",
+            f"read from the source: {size(self.source_bytes * scale)}",
+        ]
+        return "\n".join(lines)
+
+
+def try_some(plan: Plan, folder: Path) -> Tried:
+    """Make TRIED images, evenly spread over the source, as a worker would."""
+    tried, images = Tried(), Images(folder)
+    writers = Writers(folder, plan.settings, Unit("train", 0))
+    begun = time.perf_counter()
+    for sample in spread(plan):
+        try:
+            data = images.read(sample)
+            tried.source_bytes += len(data)
+            levels = images.levels(sample, data)
+        except BadImageError:
+            tried.bad += 1
+            continue
+        tried.good += 1
+        for side, pixels in levels:
+            writers.add(sample, side, pixels)
+    files, parts = writers.close()
+    tried.seconds = time.perf_counter() - begun
+    for file in files + parts:
+        what = file["format"], file["resolution"]
+        tried.bytes[what] = tried.bytes.get(what, 0) + file["bytes"]
+    return tried
+
+
+def spread(plan: Plan) -> list[Sample]:
+    """The first samples of units evenly spread over the plan."""
+    count = min(TRIED, len(plan.units))
+    chosen = [plan.units[i * len(plan.units) // count] for i in range(count)]
+    each = -(-TRIED // count)
+    return [s for unit in chosen for s, _ in zip(plan.samples(unit), range(each))]

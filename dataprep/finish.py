@@ -1,0 +1,206 @@
+"""From finished units to a dataset: duplicates, betons, index, rejects, and last the manifest."""
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dataprep import beton, manifest, pool, rejects
+from dataprep.files import HashingFile, facts_of, store, write_whole
+from dataprep.manifest import SPLITS, DatasetError
+from dataprep.plan import Plan, Unit
+from dataprep.rejects import Reject
+from dataprep.settings import versions
+from dataprep.sort import external_sort
+from dataprep.work import entry, intact, record_path, records
+
+PUBLISHED = ("index", "webdataset", "ffcv", rejects.NAME)
+
+
+def duplicates(folder: Path, plan: Plan) -> Iterator[tuple[Unit, int, Reject]]:
+    """Images whose source has the same bytes as another: all but the first by name."""
+
+    def sources() -> Iterator[list]:
+        for unit, record in records(folder, plan.units):
+            names = {sample.slot: sample.entry.name for sample in plan.samples(unit)}
+            for slot, sha256 in record["sources"]:
+                yield [sha256, names[slot], unit.part, slot]
+
+    first = [None, None]
+    for sha256, name, part, slot in external_sort(sources(), folder / "sorting"):
+        if sha256 != first[0]:
+            first = [sha256, name]
+            continue
+        unit = Unit(part, slot // plan.settings.shard_samples)
+        yield unit, slot, Reject(name, "duplicate", f"the same bytes as {first[1]}")
+
+
+def rejected(folder: Path, plan: Plan) -> Iterator[list]:
+    """Every image that is left out, as [name, kind, reason], by name."""
+
+    def rows() -> Iterator[list]:
+        yield from map(list, plan.refused())
+        for _, record in records(folder, plan.units):
+            yield from (row[1:] for row in record["rejects"])
+        yield from (list(reject) for _, _, reject in duplicates(folder, plan))
+
+    yield from external_sort(rows(), folder / "sorting-rejects")
+
+
+class Beton(NamedTuple):
+    """The beton of one split and resolution, as a task for a worker."""
+
+    part: str
+    side: int
+
+    @property
+    def path(self) -> str:
+        return f"ffcv/r{self.side:03d}-{self.part}.beton"
+
+    def __str__(self) -> str:
+        return self.path
+
+
+class Assembler:
+    """Makes betons: `Assembler(folder)(beton, tell)`, which tells its manifest entry.
+
+    One that is there already is kept if it was made of the same parts and its sha256 matches.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def __call__(self, task: Beton, tell: Callable) -> dict[str, Any]:
+        tell(task.path)
+        plan = Plan(self.folder / "plan")
+        units = [unit for unit in plan.units if unit.part == task.part]
+        made_of = [
+            part
+            for _, record in records(self.folder, units)
+            for part in record["parts"]
+            if part["resolution"] == task.side
+        ]
+        record = self.folder / "records" / f"beton-r{task.side:03d}-{task.part}.json"
+        digest = manifest.canonical_sha256(made_of)
+        if record.exists():
+            known = json.loads(record.read_text("ascii"))
+            if known["made_of"] == digest and intact(self.folder, known["file"]):
+                return known["file"]
+        parts = [beton.Part(self.folder / part["path"], part["samples"]) for part in made_of]
+        facts = beton.assemble(
+            self.folder / task.path, parts, task.side, plan.settings.beton_images
+        )
+        samples = sum(part.samples for part in parts)
+        file = entry(task.path, "ffcv", task.side, task.part, samples=samples, **facts._asdict())
+        write_whole(record, json.dumps({"made_of": digest, "file": file}).encode("ascii"))
+        return file
+
+
+def finish(folder: Path, out: Path, plan: Plan, workers: int) -> Counter:
+    """Make the dataset `out` of the finished units in `folder`; tells the kinds of the rejects."""
+    kinds = rejects.write(folder / rejects.NAME, (Reject(*row) for row in rejected(folder, plan)))
+    index = write_index(folder, plan)
+    counts = {file["split"]: file["samples"] for file in index}
+    for part, count in counts.items():
+        if count == 0:
+            raise DatasetError(f"no image is left to {part}: all of its images are rejected")
+
+    betons: list[dict[str, Any]] = []
+    if "ffcv" in plan.settings.formats:
+        # The largest first, so that the last worker does not end long after the others.
+        tasks = [Beton(part, side) for side in plan.settings.sides[::-1] for part in SPLITS]
+        betons = [file for _, file in pool.run(Assembler(folder), tasks, workers)]
+        betons.sort(key=lambda file: (SPLITS.index(file["split"]), file["resolution"]))
+    tars = [
+        file
+        for _, record in records(folder, plan.units)
+        for file in record["files"]
+        if file["samples"]
+    ]
+    listed = entry(
+        rejects.NAME, "rejects", None, None, samples=kinds.total(),
+        **facts_of(folder / rejects.NAME)._asdict(),
+    )  # fmt: skip
+    manifest.write(folder, content(plan, counts, kinds.total(), tars + betons + index + [listed]))
+    publish(folder, out)
+    return kinds
+
+
+def write_index(folder: Path, plan: Plan) -> list[dict[str, Any]]:
+    """One JSON line per sample, in order: key in the tars, name in the source, label."""
+    files = []
+    for part in SPLITS:
+        path, samples = f"index/{part}.jsonl", 0
+        file = HashingFile(folder / path)
+        for unit, record in records(folder, [unit for unit in plan.units if unit.part == part]):
+            out = {*record["dropped"], *(slot for slot, *_ in record["rejects"])}
+            for sample in plan.samples(unit):
+                if sample.slot not in out:
+                    line = {"key": sample.key, "name": sample.entry.name, "label": sample.label}
+                    file.write(json.dumps(line).encode("ascii") + b"\n")
+                    samples += 1
+        facts = file.close()
+        files.append(entry(path, "index", None, part, samples=samples, **facts._asdict()))
+    return files
+
+
+def content(
+    plan: Plan, counts: dict[str, int], left_out: int, files: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """What the manifest is to hold."""
+    settings, rule = plan.settings, plan.content["split"]
+    fraction = {"test_fraction": settings.test_fraction} if rule["rule"] == "fraction" else {}
+    name = Path(plan.content["source"]).resolve().name
+    return {
+        "made_with": versions(),
+        "source": {"name": name, "images": plan.images, "rejects": left_out},
+        "settings": settings.to_json(),
+        "split": {**rule, "asked": settings.split, **fraction},
+        "resolutions": settings.sides,
+        "samples": counts,
+        "classes": plan.content["classes"],
+        "files": files,
+    }
+
+
+def publish(folder: Path, out: Path) -> None:
+    """Move the finished dataset from `folder` to `out`; may be called again where it was killed.
+
+    The manifest comes last, when all that it lists would outlast a power cut: with it, the dataset
+    is there.
+    """
+    listed = manifest.Manifest.load(folder).content["files"]
+    remove_all_but({file["path"] for file in listed}, folder)
+    for file in listed:
+        here = folder / file["path"]
+        store(here if here.exists() else out / file["path"])
+    for name in PUBLISHED:
+        if (folder / name).exists():
+            (folder / name).rename(out / name)
+    for inside in {(out / file["path"]).parent for file in listed}:
+        store(inside)
+    for name in PUBLISHED:
+        if (out / name).is_dir():
+            store(out / name)
+    store(out)
+    (folder / manifest.NAME).rename(out / manifest.NAME)
+    store(out)
+    shutil.rmtree(folder, ignore_errors=True)  # NFS keeps our open lock; the next run tidies up
+
+
+def remove_all_but(paths: set[str], folder: Path) -> None:
+    """Remove files of killed runs from what is to be published."""
+    for name in PUBLISHED:
+        for path in (folder / name).rglob("*"):
+            if path.is_file() and path.relative_to(folder).as_posix() not in paths:
+                path.unlink()
+
+
+def store_units(folder: Path, units: list[Unit]) -> None:
+    """Make what a task of an array has done outlast a power cut."""
+    for unit, record in records(folder, units):
+        for file in record["files"] + record["parts"]:
+            store(folder / file["path"])
+        store(record_path(folder, unit))

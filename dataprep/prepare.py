@@ -1,0 +1,210 @@
+"""The way from SOURCE to a dataset: plan, make what is missing, finish.
+
+All is made in DIR/.partial. Whatever is killed, and whenever: the same command again finds there
+what was done, checks it by its sha256, and does the rest.
+"""
+
+import contextlib
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from dataprep import manifest, pool
+from dataprep.finish import duplicates, finish, publish, store_units
+from dataprep.lock import locked
+from dataprep.manifest import DatasetError, Manifest
+from dataprep.plan import Plan, Unit
+from dataprep.progress import Progress, duration
+from dataprep.rejects import Reject, Tally, Tolerance, summary
+from dataprep.settings import Settings, refuse_changes, versions
+from dataprep.work import Checker, Maker, Step, Task, read_record
+
+PARTIAL = ".partial"
+KEEP = "go on with the same settings, choose another --out, or remove"
+
+
+class Share(NamedTuple):
+    """Task number `task` of `tasks`, each of which makes a range of the units."""
+
+    task: int
+    tasks: int
+
+    def of(self, units: list[Unit]) -> list[Unit]:
+        first, last = (len(units) * i // self.tasks for i in (self.task, self.task + 1))
+        return units[first:last]
+
+
+def prepare(
+    source: str,
+    out: Path,
+    settings: Settings,
+    workers: int,
+    tolerance: Tolerance,
+    share: Share | None = None,
+    merge: bool = False,
+) -> Manifest | None:
+    """Prepare the dataset `out` from `source`, or go on with it; with `share`, a part of the work.
+
+    `merge` does no more than to put together what the tasks have made. None where a share is done
+    and there is no dataset yet. DatasetError for anything that stands in the way.
+    """
+    folder = out / PARTIAL
+    look_at(out)
+    with locked(folder / "lock", shared=share is not None):
+        if share is None and (folder / manifest.NAME).exists():
+            publish(folder, out)
+        made = complete(source, out, settings)
+        if made:
+            return made
+        if (folder / manifest.NAME).exists():
+            return None  # to be published: nothing is left to a share of the work
+        plan = planned(source, folder, settings)
+        refuse_changes(
+            f"{out} holds an unfinished dataset made otherwise",
+            facts(plan.content["source"], plan.settings, plan.content["versions"]),
+            facts(os.path.abspath(source), settings, versions()),
+            f"{KEEP} {folder}",
+        )
+        tally = Tally(tolerance, plan.images, folder / "rejects.jsonl")
+        tally.add(Reject(*row) for row in plan.refused())
+        units = share.of(plan.units) if share else plan.units
+        todo = missing(folder, plan, units, workers, tally)
+        if merge and todo:
+            raise DatasetError(
+                f"{len(todo):,} of {len(units):,} units of work are missing, {todo[0]} the first: "
+                "run their tasks again, or leave out --merge to make them here"
+            )
+        make(folder, plan, [Task(unit) for unit in todo], workers, tally)
+        if share:
+            store_units(folder, units)
+            return None
+        drop_duplicates(folder, plan, workers, tally)
+        kinds = finish(folder, out, plan, workers)
+    if kinds:
+        print(f"left out, and listed in {out / 'rejects.jsonl'}: {summary(kinds)}")
+    return Manifest.load(out)
+
+
+def look_at(out: Path) -> None:
+    """DatasetError where `out` is, or holds, something that is not ours."""
+    if out.exists() and not out.is_dir():
+        raise DatasetError(f"{out} is not a folder: choose another --out")
+    ours = (out / PARTIAL).is_dir() or (out / manifest.NAME).exists()
+    if out.is_dir() and not ours and any(out.iterdir()):
+        raise DatasetError(f"{out} is not empty: choose another --out")
+
+
+def complete(source: str, out: Path, settings: Settings) -> Manifest | None:
+    """The dataset in `out`, if it is all there; DatasetError if it was made otherwise."""
+    if not (out / manifest.NAME).exists():
+        return None
+    shutil.rmtree(out / PARTIAL, ignore_errors=True)
+    made = Manifest.load(out)
+    refuse_changes(
+        f"{out} holds a dataset made otherwise",
+        {"SOURCE": made.content["source"]["name"], **made.content["settings"]},
+        {"SOURCE": Path(source).resolve().name, **settings.to_json()},
+        f"{KEEP} it",
+    )
+    made.check()
+    print(f"{out} is complete: nothing to do")
+    return made
+
+
+def facts(source: str, settings: Settings, made_with: dict[str, str]) -> dict:
+    return {"SOURCE": source, **settings.to_json(), **made_with}
+
+
+def planned(source: str, folder: Path, settings: Settings) -> Plan:
+    """The plan in `folder`, made if it is not there; tasks of an array wait for one another."""
+    if not (folder / "plan").exists():
+        with locked(folder / "plan.lock", wait=True):
+            if not (folder / "plan").exists():
+                with listed() as count:
+                    Plan.make(source, settings, folder / "plan", count)
+    plan = Plan(folder / "plan")
+    tell_plan(plan)
+    return plan
+
+
+def tell_plan(plan: Plan) -> None:
+    rule, counts = plan.content["split"], plan.counts
+    print(
+        f"{plan.images:,} images: {counts['train']:,} train, {counts['test']:,} test "
+        f"({rule['rule']}: {rule['why']})",
+        flush=True,
+    )
+
+
+@contextlib.contextmanager
+def listed() -> Iterator:
+    """Tells how many names are listed, where that takes long enough to wonder."""
+    begun = shown = time.monotonic()
+
+    def count(names: int) -> None:
+        nonlocal shown
+        if time.monotonic() - shown > 10:
+            shown = time.monotonic()
+            print(f"listing: {names:,} images in {duration(shown - begun)}", file=sys.stderr)
+
+    yield count
+
+
+def missing(folder: Path, plan: Plan, units: list[Unit], workers: int, tally: Tally) -> list[Unit]:
+    """The units that are not finished; the others' files are read again and count for `tally`."""
+    begun = [unit for unit in units if read_record(folder, unit) is not None]
+    finished, size = set(), plan.settings.shard_samples
+    progress = Progress("checking what is done", size * len(begun))
+    for unit, rejects in pool.run(Checker(folder), begun, workers):
+        progress.at(unit, size, 0)
+        if rejects is not None:
+            finished.add(unit)
+            tally.add(Reject(*row[1:]) for row in rejects)
+    progress.close()
+    return [unit for unit in units if unit not in finished]
+
+
+def make(folder: Path, plan: Plan, tasks: list[Task], workers: int, tally: Tally | None) -> None:
+    """Make units in `workers` processes; `tally` hears of what they reject."""
+    size, counts = plan.settings.shard_samples, plan.counts
+    images = {t: min(size, counts[t.unit.part] - t.unit.number * size) for t in tasks}
+    total, begun = sum(images.values()), time.monotonic()
+    progress = Progress("preparing", total)
+
+    def told(task: Task, step: Step) -> None:
+        progress.at(task, step.images, step.bytes)
+
+    def died(task: Task) -> None:
+        print(f"a worker died at {task}: its work is done again", file=sys.stderr)
+        progress.at(task, 0, 0)
+
+    try:
+        for task, (rejects, read) in pool.run(Maker(folder), tasks, workers, told, died):
+            progress.end(task, images[task], read)
+            if tally:
+                tally.add(Reject(*row[1:]) for row in rejects)
+    finally:
+        progress.close()
+    if tasks:
+        taken = time.monotonic() - begun
+        print(f"{total:,} images in {duration(taken)}: {total / taken:.0f} images/s")
+
+
+def drop_duplicates(folder: Path, plan: Plan, workers: int, tally: Tally) -> None:
+    """Make the units again that hold an image whose bytes another image has as well."""
+    dropped: dict[Unit, list[int]] = {}
+    for unit, slot, reject in duplicates(folder, plan):
+        dropped.setdefault(unit, []).append(slot)
+        tally.add([reject])
+    again = []
+    for unit in plan.units:
+        slots = sorted(dropped.get(unit, []))
+        if slots != read_record(folder, unit)["dropped"]:
+            again.append(Task(unit, tuple(slots)))
+    if again:
+        print(f"{sum(map(len, dropped.values())):,} duplicates: {len(again):,} units made again")
+        make(folder, plan, again, workers, tally=None)

@@ -1,0 +1,79 @@
+"""Reading a prepared dataset back, image by image, without ffcv or webdataset."""
+
+import itertools
+import json
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from dataprep import beton, tars
+from dataprep.decode import decode
+from dataprep.manifest import Manifest
+
+
+class Image(NamedTuple):
+    """One sample as a file holds it; betons know no keys ("")."""
+
+    key: str
+    label: int
+    pixels: np.ndarray
+
+
+def formats(manifest: Manifest) -> list[str]:
+    return manifest.content["settings"]["formats"]
+
+
+def lossless(manifest: Manifest, format: str) -> bool:
+    settings = manifest.content["settings"]
+    name = "tar_images" if format == "webdataset" else "beton_images"
+    return settings[name] != "jpeg"
+
+
+def images(
+    manifest: Manifest, format: str, side: int, split: str, first: int, count: int
+) -> Iterator[Image]:
+    """Samples `first`, `first` + 1, ... of a split, from "webdataset" or "ffcv" files."""
+    read = from_tars if format == "webdataset" else from_beton
+    return read(manifest, side, split, first, count)
+
+
+def from_tars(manifest: Manifest, side: int, split: str, first: int, count: int) -> Iterator[Image]:
+    for path, samples in manifest.tars(side, split):
+        if count <= 0:
+            return
+        if first < samples:
+            for member in itertools.islice(tars.read(path), first, first + count):
+                yield Image(member.key, member.label, decode(member.image))
+                count -= 1
+        first = max(0, first - samples)
+
+
+def from_beton(
+    manifest: Manifest, side: int, split: str, first: int, count: int
+) -> Iterator[Image]:
+    count = min(count, manifest.count(split) - first)
+    with manifest.beton(side, split).open("rb") as file:
+        header = np.frombuffer(file.read(beton.HEADER.itemsize), beton.HEADER)[0]
+        metadata = rows(file, beton.METADATA_START, beton.METADATA, first, count)
+        sizes = rows(file, int(header["alloc_table_ptr"]), beton.ALLOCATION, first, count)["size"]
+        for row, size in zip(metadata, sizes.tolist()):
+            file.seek(int(row["image"]["data_ptr"]))
+            data = file.read(size)
+            if row["image"]["mode"] == beton.MODES["raw"]:
+                shape = int(row["image"]["height"]), int(row["image"]["width"]), 3
+                pixels = np.frombuffer(data, np.uint8).reshape(shape)
+            else:
+                pixels = decode(data)
+            yield Image("", int(row["label"]), pixels)
+
+
+def rows(file, start: int, dtype: np.dtype, first: int, count: int) -> np.ndarray:
+    file.seek(start + first * dtype.itemsize)
+    return np.frombuffer(file.read(count * dtype.itemsize), dtype)
+
+
+def index(manifest: Manifest, split: str, first: int, count: int) -> Iterator[dict]:
+    """The lines of a split's index: key, name in the source, label."""
+    with (manifest.folder / f"index/{split}.jsonl").open(encoding="ascii") as file:
+        yield from map(json.loads, itertools.islice(file, first, first + count))

@@ -1,0 +1,171 @@
+"""Reading all of a dataset again, against its manifest."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dataprep import manifest, pool, read
+from dataprep.files import facts_of
+from dataprep.finish import PUBLISHED
+from dataprep.manifest import SPLITS, DatasetError, Manifest
+from dataprep.progress import Progress
+
+RANGE = 250  # samples that a worker compares at a time
+WITHIN = 1.0  # grey levels: half a level of the parent's rounding, half a level of its own
+LOSSY = 8.0  # grey levels on average, where JPEG lies between; another image is off by 40 or more
+SHOWN = 3  # problems told of one range
+
+
+def verify(folder: Path, workers: int) -> list[str]:
+    """What is wrong with the dataset in `folder`: one line each, none where it is sound.
+
+    Checked are the manifest, the size and sha256 of every file, that there are no others, the
+    numbers of samples; and, where all that holds, that all formats hold the same images in the same
+    order, and that each resolution is the mean of the one above within rounding.
+    """
+    try:
+        made = Manifest.load(folder)
+    except DatasetError as error:
+        return [str(error)]
+    problems = [*strays(made), *miscounts(made)]
+    files = [Listed(**file) for file in made.content["files"]]
+    progress = Progress("reading files", sum(file.samples for file in files))
+    for file, problem in pool.run(FileChecker(folder), files, workers):
+        progress.at(file.path, file.samples, file.bytes)
+        problems += problem
+    progress.close()
+    if problems:
+        return [*sorted(problems), "images were not compared, since files are wrong"]
+
+    ranges = [Range(part, i) for part in SPLITS for i in range(0, made.count(part), RANGE)]
+    progress = Progress("comparing images", sum(map(made.count, SPLITS)))
+    for task, found in pool.run(ImageChecker(folder), ranges, workers):
+        progress.at(task, min(RANGE, made.count(task.split) - task.first), 0)
+        problems += found
+    progress.close()
+    return problems
+
+
+def strays(made: Manifest) -> Iterator[str]:
+    """Files where the dataset's own lie that the manifest does not list."""
+    listed = {file["path"] for file in made.content["files"]}
+    for name in PUBLISHED:
+        for folder, _, files in os.walk(made.folder / name):
+            for file in files:
+                path = (Path(folder) / file).relative_to(made.folder).as_posix()
+                if path not in listed:
+                    yield f"{path} is not in the manifest"
+
+
+def miscounts(made: Manifest) -> Iterator[str]:
+    """Numbers of samples in the manifest that contradict each other."""
+    counts: dict[tuple, int] = {}
+    for file in made.content["files"]:
+        if file["split"]:
+            what = file["format"], file["resolution"], file["split"]
+            counts[what] = counts.get(what, 0) + file["samples"]
+    for (format, side, split), count in counts.items():
+        if count != made.count(split):
+            where = format if side is None else f"{format} at {side}"
+            yield f"{manifest.NAME}: {count} samples of {split} in {where}, not {made.count(split)}"
+
+
+class Listed(NamedTuple):
+    """A file as the manifest lists it."""
+
+    path: str
+    format: str
+    resolution: int | None
+    split: str | None
+    samples: int
+    bytes: int
+    sha256: str
+
+
+class FileChecker:
+    """`FileChecker(folder)(file, tell)` tells what is wrong with a file, in a list."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def __call__(self, file: Listed, tell: Callable) -> list[str]:
+        tell(file.path)
+        found = facts_of(self.folder / file.path)
+        if found is None:
+            return [f"{file.path} is missing, or cannot be read"]
+        if found.bytes != file.bytes:
+            return [f"{file.path} has {found.bytes} bytes instead of {file.bytes}"]
+        if found.sha256 != file.sha256:
+            return [f"{file.path} was altered: its sha256 differs"]
+        return []
+
+
+class Range(NamedTuple):
+    """RANGE samples of a split, from `first` on."""
+
+    split: str
+    first: int
+
+
+class ImageChecker:
+    """`ImageChecker(folder)(range, tell)` tells what is wrong with the images of a range."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def __call__(self, task: Range, tell: Callable) -> list[str]:
+        made = Manifest.load(self.folder)
+        count = min(RANGE, made.count(task.split) - task.first)
+        sources = {
+            (format, side): read.images(made, format, side, task.split, task.first, count)
+            for format in read.formats(made)
+            for side in made.resolutions
+        }
+        problems: list[str] = []
+        for line in read.index(made, task.split, task.first, count):
+            where = f"{task.split} {line['key']} ({line['name']})"
+            tell(where)
+            try:
+                found = {what: next(images) for what, images in sources.items()}
+                problems += (f"{where}: {text}" for text in compare(made, line, found))
+            except (StopIteration, DatasetError, ValueError, OSError) as error:
+                problems.append(f"{where}: {error or 'missing'}")
+                break
+        if len(problems) > SHOWN:
+            problems[SHOWN:] = [f"... and {len(problems) - SHOWN} more of {task.split}"]
+        return problems
+
+
+def compare(
+    made: Manifest, line: dict[str, Any], found: dict[tuple[str, int], read.Image]
+) -> Iterator[str]:
+    """What is wrong with one sample, given its line of the index and what each file holds."""
+    for (format, side), image in found.items():
+        if image.key not in ("", line["key"]):
+            yield f"{format} at {side} holds {image.key} in its place"
+        if image.label != line["label"]:
+            yield f"{format} at {side} has the label {image.label}, not {line['label']}"
+        if image.pixels.shape != (side, side, 3):
+            yield f"{format} at {side} is of shape {image.pixels.shape}"
+            return
+    for format in read.formats(made):
+        for side in made.resolutions[:-1]:
+            above = found[format, 2 * side].pixels.astype(np.float32)
+            mean = above.reshape(side, 2, side, 2, 3).mean(axis=(1, 3))
+            if off(mean, found[format, side].pixels, read.lossless(made, format)):
+                yield f"{format} at {side} is not the mean of {2 * side}"
+    if len(read.formats(made)) == 2:
+        exact = all(read.lossless(made, format) for format in read.formats(made))
+        for side in made.resolutions:
+            tar, beton = found["webdataset", side].pixels, found["ffcv", side].pixels
+            if (tar != beton).any() if exact else off(tar.astype(np.float32), beton, False):
+                yield f"the images of both formats differ at {side}"
+
+
+def off(expected: np.ndarray, pixels: np.ndarray, lossless: bool) -> bool:
+    """Whether pixels are further from `expected` (float32) than rounding, or JPEG, explains."""
+    error = np.abs(expected - pixels)
+    return bool(error.max() > WITHIN if lossless else error.mean() > LOSSY)
