@@ -95,7 +95,9 @@ class Tracking:
             beside.write_text(json.dumps(self.known, indent=1) + "\n")
 
     def stage(self, resolution: int, name: str, parameters: dict) -> None:
-        """What follows belongs to the run of the stage at `resolution`."""
+        """What follows belongs to the run of the stage at `resolution`; the one before is over."""
+        if self.run != self.parent:
+            self._send("set_terminated", self.run, status="FINISHED")
         self.flush()
         known = self.known["stages"].get(str(resolution))
         tags = {"mlflow.parentRunId": self.parent, "resolution": str(resolution)}

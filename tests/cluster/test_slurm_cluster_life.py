@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from tests.cluster.slurm_cluster import ClusterError, SlurmCluster
 from tests.cluster.virtual_network import ip
 

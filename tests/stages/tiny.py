@@ -1,6 +1,10 @@
 """A training of seconds."""
 
 import json
+import os
+import signal
+import threading
+import time
 from pathlib import Path
 
 import yaml
@@ -44,7 +48,14 @@ def run(content: dict, folder: Path, processes: int = 1, before=None, **env) -> 
     return run_together(processes, _train, content, str(folder), before, **env)
 
 
+def said(folder: Path) -> str:
+    """What the processes of the trainings in `folder` have printed."""
+    return folder.with_suffix(".log").read_text()
+
+
 def _train(content: dict, folder: str, before) -> int:
+    with open(Path(folder).with_suffix(".log"), "a") as log:
+        os.dup2(log.fileno(), 1)
     if before is not None:
         before(Path(folder))
     return train(parse(Config, content, "tiny"), Path(folder))
@@ -66,3 +77,19 @@ def final_weights(folder: Path) -> dict[str, str]:
 def journal(folder: Path, name: str) -> list[tuple[int, float]]:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [(line["images"], line[name]) for line in lines if name in line]
+
+
+class StopAt:
+    """Sends the process a signal once so many images are in its run's journal."""
+
+    def __init__(self, images: int):
+        self.images = images
+
+    def __call__(self, folder: Path) -> None:
+        args = (folder / "metrics.jsonl",)
+        threading.Thread(target=self.watch, args=args, daemon=True).start()
+
+    def watch(self, path: Path) -> None:
+        while not path.exists() or f'"images": {self.images}' not in path.read_text():
+            time.sleep(0.005)
+        os.kill(os.getpid(), signal.SIGUSR2)
