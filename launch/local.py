@@ -30,11 +30,11 @@ def main() -> None:
     try:
         config, folder = arguments.read(given)
         announcement = arguments.check(config, count)
+        if announcement:
+            print(f"# {announcement}", flush=True)
         if given.dry_run:
             print(f"# {count} processes, run in {folder}\n{arguments.show(config)}", end="")
             return
-        if announcement:
-            print(announcement, flush=True)
         status = run(config, folder, count)
     except (*arguments.USER_ERRORS, DivergedError, LostRunError) as error:
         arguments.complain(error)

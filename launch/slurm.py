@@ -3,8 +3,8 @@
     python launch/slurm.py --nodes 4 data.path=/data/ffhq
     python launch/slurm.py --nodes 1 --config celebahq256 --partition gpu --time 24:00:00
 
-The job saves and requeues itself before its time limit and when it is preempted. After anything
-else (a node that died for good, `scancel`), the same command continues the training.
+The job saves and requeues itself before its time limit and when it is preempted, and is requeued
+when a node dies. After anything else (`scancel`, an error), the same command continues it.
 """
 
 import os
@@ -55,12 +55,12 @@ def start(given: Namespace) -> None:
         folder / "slurm", cluster="slurm", slurm_max_num_timeout=10_000
     )
     executor.update_parameters(**parameters(given, config, offered, gpus))
+    if announcement:
+        print(f"# {announcement}")
     if given.dry_run:
         script = executor._executor._make_submission_file_text("python ...", "dry-run")
         print(f"{script}\n# run in {folder}\n{arguments.show(config)}", end="")
         return
-    if announcement:
-        print(announcement)
     job = queued(folder)
     if job is None:
         os.environ["PYTHONPATH"] = os.pathsep.join(
@@ -105,7 +105,8 @@ def parameters(given: Namespace, config: Config, offered: cluster.Nodes, gpus: i
         "cpus_per_task": given.cpus or max(1, offered.cpus // tasks),
         "timeout_min": cluster.minutes_of(given.time) if given.time else offered.minutes,
         "slurm_signal_delay_s": SIGNAL_BEFORE,
-        "slurm_srun_args": ["--cpu-bind=none"],
+        "slurm_srun_args": ["--cpu-bind=none", "--kill-on-bad-exit=1"],
+        "slurm_additional_parameters": {"requeue": True},  # when a node dies, say
         "slurm_mem": given.mem,
     }
     if gpus:

@@ -4,6 +4,7 @@ Both readers give the same images for the same indices; which indices, `pipeline
 """
 
 import os
+import resource
 import tarfile
 from collections import deque
 from collections.abc import Iterator
@@ -81,7 +82,8 @@ class WebDatasetReader:
     """Batches of uint8 RGB images (size, R, R, 3) by index, from the tars at their offsets."""
 
     def __init__(self, manifest: Manifest, resolution: int, split: str, size: int, workers: int):
-        self.size, self.workers, self.members = size, workers, []
+        self.size, self.workers, self.members, self.files = size, workers, [], []
+        allow_files()
         for shard in manifest.tars(resolution, split):
             found = list(self._members(shard.path))
             if len(found) != shard.samples:
@@ -91,14 +93,14 @@ class WebDatasetReader:
                 )
             self.members += found
 
-    @staticmethod
-    def _members(path):
+    def _members(self, path):
         """(file descriptor, path, name, offset, bytes) of each image in a tar, in order."""
-        descriptor = os.open(path, os.O_RDONLY)
+        file = path.open("rb", buffering=0)
+        self.files.append(file)  # to be closed with this reader
         with tarfile.open(path, "r:") as tar:
             for member in tar:
                 if not member.name.endswith((".cls", ".json")):
-                    yield descriptor, path, member.name, member.offset_data, member.size
+                    yield file.fileno(), path, member.name, member.offset_data, member.size
 
     def batches(self, indices: np.ndarray) -> Iterator[Tensor]:
         """The images at `indices`, in that order; the last batch may be smaller."""
@@ -126,6 +128,12 @@ class WebDatasetReader:
                 f"{path}: {name} cannot be decoded ({error}); find all damage with "
                 f"dataprep/shard.py --verify"
             ) from None
+
+
+def allow_files() -> None:
+    """Lets this process keep as many files open as it may: a dataset can have thousands of tars."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def to_float(images: Tensor, device: torch.device) -> Tensor:

@@ -77,9 +77,9 @@ class Trainer:
             self.checkpoint()
             return stopped.number
         finally:
-            self.signals.release()
             if self.report:
                 self.report.end(status)
+            self.signals.release()
 
     def step(self) -> None:
         """One step of both networks, and of their averages."""

@@ -1,6 +1,10 @@
 """Both loaders give the same images in the same order, whoever reads, from anywhere."""
 
+import os
+import resource
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -111,3 +115,19 @@ def test_a_damaged_image_is_named(dataset, tmp_path):
     config = DataConfig(path=str(broken), loader="webdataset")
     with pytest.raises(DatasetError, match=r"train-000000.tar: \S+ cannot be decoded"):
         list(split_images(config, Manifest.load(broken), 16, "train", np.arange(8), 4, CPU))
+
+
+def test_tars_may_be_more_than_the_files_usually_open_at_once(dataset, tmp_path):
+    command = [sys.executable, "dataprep/shard.py", dataset.parent / "images", "--out", tmp_path]
+    command += ["--max-resolution", "4", "--formats", "webdataset", "--shard-samples", "1"]
+    subprocess.run(command, check=True, capture_output=True)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = len(os.listdir("/proc/self/fd")) + 20
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, before[1]))
+    try:
+        config = DataConfig(path=str(tmp_path), loader="webdataset")
+        source = reader(config, Manifest.load(tmp_path), 4, "train", 40)
+        (read,) = source.batches(np.arange(40))
+        assert read.shape == (40, 4, 4, 3)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)

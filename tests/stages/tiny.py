@@ -66,11 +66,11 @@ def write(content: dict, path: Path) -> Path:
     return path
 
 
-def final_weights(folder: Path) -> dict[str, str]:
+def final_weights(folder: Path, images: int = 256) -> dict[str, str]:
     """sha256 of what the last checkpoint holds."""
     last = max((folder / "checkpoints").iterdir(), key=lambda p: p.name)
     about = json.loads((last / "checkpoint.json").read_text())
-    assert about["images"] == 256
+    assert about["images"] == images
     return about["sha256"]
 
 

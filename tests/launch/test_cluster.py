@@ -1,0 +1,56 @@
+"""What SLURM says of itself, read; and what the launcher asks for because of it."""
+
+import pytest
+
+from launch import slurm
+from launch.cluster import LONGEST, gpus_of, minutes_of
+from pipeline.config import ConfigError, parse
+from stages.config import Config
+from tests.conftest import ROOT
+from tests.stages.tiny import tiny
+
+
+@pytest.mark.parametrize(
+    ("shown", "gpus"),
+    [
+        ("(null)", 0),
+        ("gpu:4", 4),
+        ("gpu:a100:8(S:0-1)", 8),
+        ("gpu:a100:2(S:0),gpu:a100:2(S:1)", 4),
+        ("gpu:h100:8(S:0-1),nvme:1", 8),
+        ("shard:16", 0),
+    ],
+)
+def test_gpus_of_what_sinfo_shows(shown, gpus):
+    assert gpus_of(shown) == gpus
+
+
+@pytest.mark.parametrize(
+    ("time", "minutes"),
+    [
+        ("90", 90),
+        ("30:00", 30),
+        ("12:00:00", 720),
+        ("2-12", 3600),
+        ("1-02:30:00", 1590),
+        ("infinite", LONGEST),
+    ],
+)
+def test_minutes_of_the_ways_to_write_a_time(time, minutes):
+    assert minutes_of(time) == minutes
+
+
+@pytest.mark.parametrize("time", ["soon", "1d", "2-x", ""])
+def test_what_is_no_time_is_named(time):
+    with pytest.raises(ConfigError, match="is no time: try 90"):
+        minutes_of(time)
+
+
+def test_as_many_gpus_are_used_as_can_share_every_batch(capsys):
+    config = parse(Config, tiny(ROOT), "tiny")  # four micro-batches to a step
+    assert slurm.shareable(config, nodes=2, gpus=2) == 2
+    assert not capsys.readouterr().out
+    assert slurm.shareable(config, nodes=2, gpus=8) == 2
+    assert "using 2 of the 8 GPUs of each node" in capsys.readouterr().out
+    assert slurm.shareable(config, nodes=1, gpus=3) == 2
+    assert slurm.shareable(config, nodes=4, gpus=0) == 0

@@ -1,0 +1,57 @@
+"""launch/local.py says what is wrong before anything starts, and what it would start."""
+
+import sys
+
+import pytest
+
+from launch import local
+from tests.stages.tiny import tiny, write
+
+
+@pytest.fixture
+def command(dataset, tmp_path, monkeypatch, capsys):
+    """Calls the command with more arguments; what it printed, or the message it ended with."""
+
+    def call(*arguments: str) -> str:
+        config = write(tiny(dataset), tmp_path / "tiny.yaml")
+        line = ["launch/local.py", "--config", str(config), "--output", str(tmp_path / "run")]
+        monkeypatch.setattr(sys, "argv", [*line, *arguments])
+        try:
+            local.main()
+        except SystemExit as end:
+            return str(end.code)
+        return capsys.readouterr().out
+
+    return call
+
+
+def test_dry_run_prints_the_whole_configuration(command, tmp_path):
+    said = command("--dry-run", "--processes", "2", "stages.1.lr=0.5")
+    assert said.startswith(f"# 2 processes, run in {tmp_path / 'run'}\n")
+    assert "lr: 0.5" in said and "ema_half_life: 10000" in said
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["objective.beta_ngg=3"], "did you mean 'beta_neg'"),
+        (["--processes", "3"], "3 processes cannot share the 4 micro-batches of a step at 4x4"),
+        (["data.path=/nowhere"], "/nowhere"),
+        (["stages.1.resolution=16"], "should double in resolution, not [4, 16]"),
+        (["evaluation.extractor=vgg16"], "evaluation.weights"),
+        (["evaluation.extractor=vgg16", "evaluation.weights=/none.safetensors"], "/none"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(command, tmp_path, arguments, message):
+    said = command(*arguments)
+    assert message in said and said.startswith("local.py: ")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_fallback_is_announced(command):
+    said = command(
+        *("--dry-run", "evaluation.extractor=inception", "evaluation.weights=/none.pth"),
+        "evaluation.otherwise=random",
+    )
+    assert said.startswith("# no fid, but fd_random will be measured: ") and "/none.pth" in said

@@ -1,0 +1,88 @@
+"""Runs in a real MLflow server, which comes and goes."""
+
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from PIL import Image
+
+from pipeline import tracking
+from pipeline.processes import free_port
+from pipeline.tracking import Tracking, TrackingConfig, TrackingError
+
+
+@contextmanager
+def server(root: Path, port: int):
+    """An MLflow server on `port` of this machine, over the store in `root`."""
+    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{root / 'server.db'}"]
+    command += ["--artifacts-destination", str(root / "artifacts")]
+    with (root / "server.log").open("ab") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1)
+                break
+            except OSError:
+                assert process.poll() is None and time.monotonic() < deadline, (
+                    root / "server.log"
+                ).read_text()
+                time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        subprocess.run(["pkill", "-9", "-s", str(process.pid)], check=False)
+        process.wait()
+
+
+def steps(client: MlflowClient, run: str, key: str) -> list[int]:
+    return [point.step for point in client.get_metric_history(run, key)]
+
+
+def test_a_server_that_goes_away_is_told_later_and_nothing_twice(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tracking, "PATIENCE", 0)
+    port, folder = free_port(), tmp_path / "run"
+    folder.mkdir()
+    config = TrackingConfig(uri=f"http://127.0.0.1:{port}")
+    with server(tmp_path, port):
+        first = Tracking(config, folder, "faces", {"git": "abc"})
+        first.stage(4, "faces", {"lr": 0.001})
+        first.metrics(100, {"loss_E": 1.0})
+        first.picture(100, "samples-004", Image.new("RGB", (8, 8)))
+    first.metrics(200, {"loss_E": 2.0})
+    first.metrics(300, {"loss_E": 3.0})
+    assert capsys.readouterr().out.count("does not answer") == 1
+    with server(tmp_path, port) as uri:
+        first.metrics(400, {"loss_E": 4.0})
+        first.metrics(500, {"a b/c?": 1.0})
+        said = capsys.readouterr().out
+        assert "answers again" in said and "refused log_batch" in said
+        client, stage = MlflowClient(uri), first.run
+        assert steps(client, stage, "loss_E") == [100, 200, 300, 400]
+
+        again = Tracking(config, folder, "faces", {"git": "def"})  # killed, and resumed at 200
+        again.stage(4, "faces", {"lr": 0.001})
+        assert (again.parent, again.run) == (first.parent, stage)
+        for images in (300, 400, 500):
+            again.metrics(images, {"loss_E": images / 100})
+        again.stage(8, "faces", {"lr": 0.001})
+        again.end("FINISHED", whole_training=True)
+        assert steps(client, stage, "loss_E") == [100, 200, 300, 400, 500]
+        assert client.get_run(first.parent).data.tags["git"] == "def"
+        assert client.get_run(stage).data.params == {"lr": "0.001"}
+        assert any("samples" in image.path for image in client.list_artifacts(stage, "images"))
+        experiment = client.get_experiment_by_name("soft-introvae").experiment_id
+        runs = client.search_runs([experiment])
+        assert {run.info.status for run in runs} == {"FINISHED"} and len(runs) == 3
+
+
+def test_a_server_that_is_not_there_at_the_start_is_an_error_that_names_it(tmp_path):
+    uri = f"http://127.0.0.1:{free_port()}"
+    with pytest.raises(TrackingError, match=f"{uri} cannot be used.*start the server"):
+        Tracking(TrackingConfig(uri=uri), tmp_path, "faces", {})
