@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 # Side of the high-resolution image from which the fused form of a resampling convolution is used:
 # below it, the plain form is as fast or faster although it does more arithmetic
-# (benchmarks/resampling.py).
+# (benchmarks/layers.py).
 FUSED_FROM = 128
 
 
@@ -67,7 +67,7 @@ def whiten(x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
 
 class _Whiten(torch.autograd.Function):
     """`whiten` with its backward pass in one piece: two reductions and two multiply-adds over the
-    image, where the composed one makes a pass for each operation (benchmarks/whiten.py)."""
+    image, where the composed one makes a pass for each operation (benchmarks/layers.py)."""
 
     @staticmethod
     def forward(ctx, x: Tensor, eps: float):

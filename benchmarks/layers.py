@@ -1,0 +1,88 @@
+"""Forms of a layer against each other, forward and backward, on the device at hand:
+
+    python benchmarks/layers.py [--channels 64] [--batch 8] [--precision fp32]
+
+  resampling  the fused 4x4 form of downsample_conv and upsample_conv over the plain form
+  whiten      the backward pass in one piece over autograd's own
+
+Figures are the baseline's time over ours, at the side of the larger image: above 1, ours is
+faster. Each is a ratio of medians taken in turns, so that a busy machine weighs on both alike.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.engines import DTYPES
+from pipeline.layers import downsample_conv, upsample_conv, whiten
+
+SIDES = [8, 16, 32, 64, 128, 256]
+ROUNDS = 15
+
+
+def composed_whiten(x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """`whiten` out of torch's operations."""
+    mean = x.mean(dim=(2, 3), keepdim=True)
+    variance = (x - mean).square().mean(dim=(2, 3), keepdim=True)
+    return (x - mean) * torch.rsqrt(variance + eps), mean, variance
+
+
+def ratio(baseline: Callable, ours: Callable) -> float:
+    """Time of `baseline` over that of `ours`."""
+    times = {baseline: [], ours: []}
+    for _ in range(ROUNDS):
+        for function in times:
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            started = time.perf_counter()
+            function()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            times[function].append(time.perf_counter() - started)
+    before, after = (statistics.median(t[2:]) for t in times.values())  # the first two warm up
+    return before / after
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--channels", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--precision", choices=DTYPES, default="fp32")
+    given = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = DTYPES[given.precision]
+    weight = torch.randn(given.channels, given.channels, 3, 3, device=device, dtype=dtype)
+    weight = nn.Parameter(weight)
+
+    def images(side: int) -> Tensor:
+        x = torch.randn(given.batch, given.channels, side, side, device=device, dtype=dtype)
+        return x.contiguous(memory_format=torch.channels_last).requires_grad_()
+
+    def both_ways(function: Callable, x: Tensor, *arguments) -> Callable:
+        def run() -> None:
+            out = function(x, *arguments)
+            out = out[0] if isinstance(out, tuple) else out
+            out.backward(torch.ones_like(out))
+
+        return run
+
+    print(f"{device}, {given.precision}, {given.batch} x {given.channels} channels")
+    print(f"{'side':>5} {'downsample':>11} {'upsample':>9} {'whiten':>7}")
+    for side in SIDES:
+        large, small = images(side), images(side // 2)
+        found = [
+            ratio(both_ways(f, x, weight, False), both_ways(f, x, weight, True))
+            for f, x in ((downsample_conv, large), (upsample_conv, small))
+        ]
+        found.append(ratio(both_ways(composed_whiten, large, 1e-8), both_ways(whiten, large, 1e-8)))
+        print(f"{side:>5} {found[0]:>11.2f} {found[1]:>9.2f} {found[2]:>7.2f}")
+
+
+if __name__ == "__main__":
+    main()
