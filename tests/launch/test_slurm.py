@@ -76,7 +76,7 @@ def test_dry_run_shows_the_script_and_the_configuration_and_starts_nothing(
 def wait_for_images(cluster, folder: Path, images: int) -> None:
     path = folder / "metrics.jsonl"
     cluster.wait_until(
-        lambda: path.exists() and f'"images": {images}' in path.read_text(), f"{images} images", 90
+        lambda: path.exists() and f'"images": {images}' in path.read_text(), f"{images} images", 180
     )
 
 
@@ -89,10 +89,10 @@ def test_a_signal_and_a_dead_node_change_nothing(config, whole, slurm_cluster, t
     try:
         wait_for_images(slurm_cluster, folder, 320)
         slurm_cluster.run("scancel", "--signal=USR2", job)  # as before a time limit
-        slurm_cluster.wait_until(lambda: state(slurm_cluster, job) == "PENDING", "a requeue", 60)
+        slurm_cluster.wait_until(lambda: state(slurm_cluster, job) == "PENDING", "a requeue", 120)
         wait_for_images(slurm_cluster, folder, 960)
         slurm_cluster.power_off(3)
-        slurm_cluster.wait_until(lambda: state(slurm_cluster, job) == "PENDING", "a requeue", 60)
+        slurm_cluster.wait_until(lambda: state(slurm_cluster, job) == "PENDING", "a requeue", 120)
         slurm_cluster.power_on(3)
         follow = slurm(*arguments, "--follow")
         assert "COMPLETED" in follow
