@@ -186,9 +186,15 @@ class Model:
         return self.synthesize(self.invert(x), noise, psi)
 
     def prior(self, count: int, seed: int | None = None) -> Tensor:
-        """Draws of z, the same for a seed on every device."""
-        generator = None if seed is None else torch.Generator().manual_seed(seed)
-        return torch.randn(count, self.latent, generator=generator).to(self.mean_style)
+        """Draws of z; those of a seed are the same on every device, and for any count begin alike.
+
+        (One large draw of torch's does not begin as a smaller one does.)
+        """
+        generator = torch.default_generator
+        if seed is not None:
+            generator = torch.Generator().manual_seed(seed)
+        draws = [torch.randn(self.latent, generator=generator) for _ in range(count)]
+        return torch.stack(draws).to(self.mean_style)
 
     def sample(
         self, count: int, seed: int | None = None, noise: str = "random", psi: float = 1.0

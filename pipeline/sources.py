@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from pipeline.data import to_float
@@ -49,7 +49,7 @@ def _read(path: Path, resolution: int) -> np.ndarray:
     try:
         with Image.open(path) as image:
             return squared(image, resolution)
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise SourceError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
 
 
@@ -59,9 +59,13 @@ def squared(image: Image.Image, resolution: int) -> np.ndarray:
     Where the side is a multiple, each pixel is the mean of its part, as in prepared data.
     """
     image = ImageOps.exif_transpose(image).convert("RGB")
-    reduces = min(image.size) >= resolution
-    method = Image.Resampling.BOX if reduces else Image.Resampling.BICUBIC
-    return np.asarray(ImageOps.fit(image, (resolution, resolution), method))
+    side = min(image.size)
+    left, top = ((length - side) // 2 for length in image.size)
+    image = image.crop((left, top, left + side, top + side))
+    if side % resolution == 0:
+        return np.asarray(image.reduce(side // resolution))
+    method = Image.Resampling.BOX if side > resolution else Image.Resampling.BICUBIC
+    return np.asarray(image.resize((resolution, resolution), method))
 
 
 def read_latents(path: Path, model: Model) -> Tensor:
