@@ -133,8 +133,8 @@ class Page:
         """A face from a file's content."""
         try:
             image = await run.io_bound(read, content, self.model.resolution)
-        except (OSError, SyntaxError, Image.DecompressionBombError) as e:
-            ui.notify(f"no photo that can be read: {e}", type="negative")
+        except (OSError, SyntaxError, Image.DecompressionBombError):
+            ui.notify("no photo that can be read", type="negative")
             return
         x = to_float(torch.from_numpy(np.array(image))[None], torch.device("cpu"))
         self.faces[which] = await run.io_bound(self.model.invert, x)
