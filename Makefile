@@ -4,13 +4,14 @@ BIN := .venv/bin
 UV := uv==0.13.9
 BUILD_PACKAGES := g++ libopencv-dev libturbojpeg0-dev pkg-config python3-dev python3-venv
 SLURM_PACKAGES := iproute2 mariadb-server-core munge slurm-client slurm-wlm-mysql-plugin slurmctld slurmd slurmdbd
+BROWSER_PACKAGES := chromium chromium-driver
 
-.PHONY: demo test lint lock system slurm clean
+.PHONY: demo test lint lock system slurm browser clean
 
 demo: .venv/ready
 	$(BIN)/python launch/demo.py
 
-test: .venv/ready slurm lint
+test: .venv/ready slurm browser lint
 	$(BIN)/pytest $(PYTEST)
 
 lint: .venv/ready
@@ -50,6 +51,9 @@ system:  # ffcv compiles against OpenCV and TurboJPEG
 
 slurm:  # the tests bring up a real cluster; without these packages they skip and say so
 	$(call debian,$(SLURM_PACKAGES),true)
+
+browser:  # the explorer is tested in one; without these packages that test skips and says so
+	$(call debian,$(BROWSER_PACKAGES),true)
 
 clean:
 	rm -rf .venv runs data build *.egg-info

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from pipeline.decoder import Decoder, style_layers
 from pipeline.encoder import Encoder
-from pipeline.engines import autocast
+from pipeline.layers import autocast
 from pipeline.shape import Shape
 
 
@@ -24,7 +24,8 @@ class Autoencoder(nn.Module):
 
     def prior(self, count: int) -> Tensor:
         """Draws of z, (count, latent)."""
-        return torch.randn(count, self.shape.latent, device=self.device)
+        dtype = self.decoder.const.dtype
+        return torch.randn(count, self.shape.latent, device=self.device, dtype=dtype)
 
     def mean_style(self, draws: int = 16_384) -> Tensor:
         """The mean of w over the prior, (latent,), to a hundredth of its deviation.

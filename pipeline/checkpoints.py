@@ -1,11 +1,12 @@
 """Checkpoints: one folder each, safetensors and JSON, whole or not at all, checked when read.
 
     checkpoints/000120000/
-      weights.safetensors     both networks, float32
+      weights.safetensors     both networks, float32; those that pipeline/convert.py made may have
+                              the published code's running mean of w beside them, `mean_style`
       ema.safetensors         their moving averages, and the mean of w as `mean_style`
       optimizer.safetensors   Adam's v of the parameters that the stage trains, by their names
       checkpoint.json         images seen, configuration, resolution, alpha, step counts, versions,
-                              and the sha256 of the other files
+                              and the sha256 of the other files; `converted` where it was
 
 DeepSpeed's own checkpoints are pickles, and bound to a number of processes and a ZeRO stage; these
 are not. Nothing else is state: data order, schedule and random draws are functions of images seen.
@@ -19,6 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -59,17 +61,31 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
 
 def load(folder: Path) -> Checkpoint:
     """Reads what `save` wrote; CheckpointError where it is not whole."""
+    about = read_about(folder)
+    return Checkpoint(*(read_part(folder, about, part) for part in PARTS), about)
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """checkpoint.json; CheckpointError where it cannot be read."""
     try:
         about = json.loads((folder / "checkpoint.json").read_text())
         if about["format"] != FORMAT:
             raise CheckpointError(f"{folder} is of format {about['format']}, not {FORMAT}")
-        for name, digest in about["sha256"].items():
-            if sha256(folder / name) != digest:
-                raise CheckpointError(f"{folder / name} is damaged: its sha256 is not {digest}")
-        parts = [load_file(folder / f"{part}.safetensors") for part in PARTS]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder} cannot be read: {error}") from None
-    return Checkpoint(*parts, about)
+    return about
+
+
+def read_part(folder: Path, about: dict[str, Any], part: str) -> dict[str, Tensor]:
+    """The tensors of one of PARTS; CheckpointError where they are not those that were saved."""
+    path = folder / f"{part}.safetensors"
+    try:
+        digest = about["sha256"][path.name]
+        if sha256(path) != digest:
+            raise CheckpointError(f"{path} is damaged: its sha256 is not {digest}")
+        return load_file(path)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise CheckpointError(f"{folder} cannot be read: {error}") from None
 
 
 def newest_first(folder: Path) -> list[Path]:

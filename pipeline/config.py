@@ -29,8 +29,8 @@ def load(kind: type, path: str | Path, overrides: list[str] = ()) -> Any:
         raise ConfigError(f"{path} is not YAML: {error}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds no configuration: it should be a mapping of keys")
-    for override in overrides:
-        _override(content, override)
+    for text in overrides:
+        override(content, text)
     return parse(kind, content, str(path))
 
 
@@ -56,11 +56,11 @@ def flat(content: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix.rstrip("."): content}
 
 
-def _override(content: dict, override: str) -> None:
+def override(content: dict, text: str) -> None:
     """Sets one `key.of.part=value` in `content`."""
-    path, equals, value = override.partition("=")
+    path, equals, value = text.partition("=")
     if not equals or not path:
-        raise ConfigError(f"{override!r} should read key=value, as in data.path=/data/ffhq")
+        raise ConfigError(f"{text!r} should read key=value, as in data.path=/data/ffhq")
     *parents, last = path.split(".")
     part: Any = content
     try:
@@ -69,10 +69,10 @@ def _override(content: dict, override: str) -> None:
         part[int(last) if isinstance(part, list) else last] = yaml.safe_load(value)
     except (ValueError, IndexError, TypeError, AttributeError):
         raise ConfigError(
-            f"{override!r}: there is no {path!r}; parts of a list are named by number from 0"
+            f"{text!r}: there is no {path!r}; parts of a list are named by number from 0"
         ) from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"{override!r}: the value is not YAML: {error}") from None
+        raise ConfigError(f"{text!r}: the value is not YAML: {error}") from None
 
 
 def _explain(kind: type, error: dict) -> str:

@@ -21,6 +21,8 @@ from pipeline.layers import (
 )
 from pipeline.shape import Shape
 
+FIXED_NOISE = 1 << 40  # its seed, one that no latents are drawn with
+
 
 class ToRGB(nn.Module):
     """1x1 convolution (B, C, R, R) to (B, 3, R, R)."""
@@ -44,17 +46,18 @@ class Modulation(nn.Module):
         self.style = Linear(latent, 2 * channels, gain=1.0)
         self.spread = math.sqrt(level + 1)
 
-    def forward(self, x: Tensor, w: Tensor, noise: bool) -> Tensor:
-        """x (B or 1, C, R, R), w (B, latent) to (B, C, R, R)."""
-        x = self.add_noise(x) if noise else self.add_bump(x)
+    def forward(self, x: Tensor, w: Tensor, noise: bool | Tensor) -> Tensor:
+        """x (B or 1, C, R, R), w (B, latent) to (B, C, R, R); a tensor is the noise itself."""
+        x = self.add_bump(x) if noise is False else self.add_noise(x, noise)
         x = leaky_relu(add_bias(x, self.bias))
         x, _, _ = whiten(x, eps=1e-8)
         scale, shift = full_precision(self.style(w))[:, :, None, None].chunk(2, dim=1)
         return torch.addcmul(shift, x, 1 + scale).to(x.dtype)
 
-    def add_noise(self, x: Tensor) -> Tensor:
-        n = torch.randn(x.shape[0], 1, *x.shape[2:], device=x.device, dtype=x.dtype)
-        return x + self.noise.to(x.dtype) * n
+    def add_noise(self, x: Tensor, noise: bool | Tensor) -> Tensor:
+        if noise is True:
+            noise = torch.randn(x.shape[0], 1, *x.shape[2:], device=x.device, dtype=x.dtype)
+        return x + self.noise.to(x.dtype) * noise.to(x.dtype)
 
     def add_bump(self, x: Tensor) -> Tensor:
         """The published stand-in for noise: 0.8 q times a normal density at x, of width q (A.8)."""
@@ -72,12 +75,12 @@ class DecoderBlock(nn.Module):
         self.conv_2 = conv_weight(outputs, outputs, 3)
         self.modulation_2 = Modulation(outputs, latent, level)
 
-    def forward(self, x: Tensor, w_1: Tensor, w_2: Tensor, noise: bool) -> Tensor:
+    def forward(self, x: Tensor, w_1: Tensor, w_2: Tensor, noise_1, noise_2) -> Tensor:
         if self.conv_1 is not None:
             x = blur(upsample_conv(x, self.conv_1))
-        x = self.modulation_1(x, w_1, noise)
+        x = self.modulation_1(x, w_1, noise_1)
         x = F.conv2d(x, self.conv_2, padding=1)
-        return self.modulation_2(x, w_2, noise)
+        return self.modulation_2(x, w_2, noise_2)
 
 
 class Decoder(nn.Module):
@@ -113,12 +116,12 @@ class Decoder(nn.Module):
         return w
 
     def synthesize(
-        self, w: Tensor, resolution: int, alpha: float = 1.0, noise: bool = True
+        self, w: Tensor, resolution: int, alpha: float = 1.0, noise: bool | list[Tensor] = True
     ) -> Tensor:
         """Image (B, 3, R, R) from w: (B, latent), or (B, layers, latent) with a row per style.
 
-        There are two styles to a resolution, coarse to fine; `noise` False puts the published
-        deterministic term in the place of noise (spec A.8).
+        There are two styles to a resolution, coarse to fine. Noise is drawn afresh (True), is the
+        `noise_maps` given, or has the published deterministic term in its place (False, spec A.8).
         """
         if w.dim() == 2:
             w = w[:, None].expand(-1, style_layers(resolution), -1)
@@ -127,13 +130,24 @@ class Decoder(nn.Module):
         x, below = self.const.contiguous(memory_format=torch.channels_last), None
         for row in range(0, style_layers(resolution), 2):
             side = 4 << (row // 2)
-            x = self.blocks[str(side)](x, w[:, row], w[:, row + 1], noise)
+            noise_1, noise_2 = (noise, noise) if isinstance(noise, bool) else noise[row : row + 2]
+            x = self.blocks[str(side)](x, w[:, row], w[:, row + 1], noise_1, noise_2)
             if side == resolution // 2 and alpha < 1:
                 below = self.to_rgb[str(side)](x)
         image = self.to_rgb[str(resolution)](x)
         if below is not None:
             image = torch.lerp(F.interpolate(below, scale_factor=2.0, mode="nearest"), image, alpha)
         return image
+
+    def noise_maps(self, resolution: int) -> list[Tensor]:
+        """Noise for `synthesize` to share between all images: (1, 1, r, r) for each style.
+
+        Those of a lower resolution come first, and are the same on every device.
+        """
+        generator = torch.Generator().manual_seed(FIXED_NOISE)
+        sides = [4 << (row // 2) for row in range(style_layers(resolution))]
+        maps = [torch.randn(1, 1, side, side, generator=generator) for side in sides]
+        return [m.to(self.const.device) for m in maps]
 
     def active(self, resolution: int) -> list[nn.Parameter]:
         """The parameters in use while training at `resolution`, fade-in included."""

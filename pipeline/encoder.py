@@ -78,6 +78,7 @@ class Encoder(nn.Module):
             }
         )
         widths = [shape.latent] * shape.posterior_layers + [2 * shape.latent]
+        self.max_logvar = shape.max_logvar
         self.posterior = nn.ModuleList(Linear(i, o, lr_mul=0.1) for i, o in pairwise(widths))
 
     def forward(self, x: Tensor, alpha: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -85,6 +86,8 @@ class Encoder(nn.Module):
         for layer in self.posterior:
             features = leaky_relu(layer(features))
         mu, logvar = full_precision(features).chunk(2, dim=1)
+        if self.max_logvar is not None:
+            logvar = logvar - (logvar - self.max_logvar).clamp_min(0).detach()
         return mu, logvar
 
     def features(self, x: Tensor, alpha: float) -> Tensor:

@@ -19,8 +19,6 @@ from torch import Tensor, nn
 
 from pipeline.optimizer import EqualizedAdam
 
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class EngineConfig:
@@ -33,11 +31,6 @@ class EngineConfig:
     beta_2: Annotated[float, Field(gt=0, lt=1)] = 0.99
     eps: Annotated[float, Field(gt=0)] = 1e-8
     """Compared with gradients that carry the objective's s: see spec C.1 before changing either."""
-
-
-def autocast(device: torch.device, precision: str):
-    """The context in which networks compute in `precision`."""
-    return torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32")
 
 
 class LossScale:

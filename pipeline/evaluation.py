@@ -54,10 +54,14 @@ def find_extractor(config: EvaluationConfig) -> tuple[Extractor, str | None]:
 
 def metric_name(extractor: Extractor, samples: int) -> str:
     """`fid`, `fd_vgg16_1k`, `fd_random_500`: the number of samples unless it is FID's 50,000."""
+    return counted(extractor.metric, samples)
+
+
+def counted(name: str, samples: int) -> str:
+    """A metric's name with its number of samples, unless that is 50,000."""
     if samples == 50_000:
-        return extractor.metric
-    count = f"{samples // 1000}k" if samples % 1000 == 0 else str(samples)
-    return f"{extractor.metric}_{count}"
+        return name
+    return f"{name}_{samples // 1000}k" if samples % 1000 == 0 else f"{name}_{samples}"
 
 
 class Evaluation:
@@ -86,7 +90,7 @@ class Evaluation:
         network = self.extractor.load(self.device)
         width = network(torch.zeros(2, 3, 8, 8, dtype=torch.uint8, device=self.device)).shape[1]
         real = self._reference(model.resolution, network, width)
-        samples = self._samples(model, seed)
+        samples = self.samples(model, seed)
         made = frechet.statistics(samples, network, width, self.group, self.pulse)
         distance = frechet.distance(real, made) if processes.is_first() else float("nan")
         return {
@@ -102,7 +106,7 @@ class Evaluation:
                 return
             yield range(first, min(first + batch, count)) or None
 
-    def _samples(self, model: Grown, seed: int) -> Iterator[Tensor | None]:
+    def samples(self, model: Grown, seed: int) -> Iterator[Tensor | None]:
         """The same samples for any number of processes: each batch has draws of its own."""
         for batch in self._rounds(self.config.samples):
             if batch is None:
@@ -111,7 +115,8 @@ class Evaluation:
             torch.manual_seed((seed << 32) + batch.start)
             yield to_uint8(model.generate(len(batch)))
 
-    def _images(self, resolution: int, split: str) -> Iterator[Tensor | None]:
+    def images(self, resolution: int, split: str) -> Iterator[Tensor | None]:
+        """This process's share of a split, float, batch by batch, None to fill up."""
         rounds = list(self._rounds(self.manifest.count(split)))
         mine = [batch for batch in rounds if batch is not None]
         indices = np.concatenate([np.array(b) for b in mine]) if mine else np.empty(0, np.int64)
@@ -130,7 +135,7 @@ class Evaluation:
         dist.broadcast(flag, 0, group=self.group)
         if flag:
             return known
-        images = (x if x is None else to_uint8(x) for x in self._images(resolution, "train"))
+        images = (x if x is None else to_uint8(x) for x in self.images(resolution, "train"))
         found = frechet.statistics(images, network, width, self.group, self.pulse)
         if processes.is_first():
             _keep(path, found)
@@ -139,7 +144,7 @@ class Evaluation:
     def _reconstruction_error(self, model: Grown, seed: int) -> float:
         """Mean squared error per value, in [-1, 1] units, of D(mu(x)) over the test split."""
         total = torch.zeros(2, dtype=torch.float64)
-        for number, x in enumerate(self._images(model.resolution, "test")):
+        for number, x in enumerate(self.images(model.resolution, "test")):
             if x is not None:
                 torch.manual_seed((seed << 32) + number * processes.world_size() + processes.rank())
                 error = (model.decode(model.encode(x)[0]) - x).double().square()

@@ -129,10 +129,14 @@ class VGG16(nn.Module):
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
+        return self.features(self.normalised(images)).mean(dim=(2, 3))
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """uint8 (B, 3, R, R) as the network was trained on them."""
         x = (images.float() / 255 - self.mean) / self.std
         if x.shape[-1] < 32:
             x = F.interpolate(x, size=32, mode="bilinear", antialias=False)
-        return self.features(x).mean(dim=(2, 3))
+        return x
 
 
 class RandomFeatures(nn.Module):

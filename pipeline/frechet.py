@@ -58,6 +58,12 @@ def statistics(
     return gathered.gather(width, group)
 
 
+def of_features(features: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and covariance of features (N, d) that one process holds."""
+    f = features.double().numpy()
+    return f.mean(0), np.cov(f, rowvar=False)
+
+
 def distance(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray]) -> float:
     """|mu_a - mu_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)), by torch-fidelity."""
     pair = [{"mu": mean, "sigma": covariance} for mean, covariance in (a, b)]

@@ -10,15 +10,20 @@ CELL = 64  # pixels: smaller images are enlarged to about this, each pixel a squ
 
 def grid(images: Tensor, columns: int) -> Image.Image:
     """uint8 (N, 3, R, R) in rows of `columns`, a white line between; the last row may be short."""
-    count, _, side, _ = images.shape
-    factor = max(1, CELL // side)
-    cells = images.permute(0, 2, 3, 1).cpu().numpy().repeat(factor, 1).repeat(factor, 2)
-    side, gap, rows = side * factor, 2, -(-count // columns)
+    count = len(images)
+    cells = [enlarged(image, CELL) for image in images.permute(0, 2, 3, 1).cpu().numpy()]
+    side, gap, rows = len(cells[0]), 2, -(-count // columns)
     sheet = np.full((rows * (side + gap) + gap, columns * (side + gap) + gap, 3), 255, np.uint8)
     for i, cell in enumerate(cells):
         top, left = (gap + place * (side + gap) for place in divmod(i, columns))
         sheet[top : top + side, left : left + side] = cell
     return Image.fromarray(sheet)
+
+
+def enlarged(image: np.ndarray, side: int) -> np.ndarray:
+    """An image (R, R, 3) enlarged to about `side` where it is smaller, each pixel a square."""
+    factor = max(1, side // len(image))
+    return image.repeat(factor, 0).repeat(factor, 1)
 
 
 def reconstructions(inputs: Tensor, outputs: Tensor, columns: int) -> Image.Image:
@@ -28,3 +33,11 @@ def reconstructions(inputs: Tensor, outputs: Tensor, columns: int) -> Image.Imag
     inputs, outputs = inputs[:used], outputs[:used]
     rows = [part for pair in zip(inputs.split(columns), outputs.split(columns)) for part in pair]
     return grid(torch.cat(rows), columns)
+
+
+def bordered(table: Tensor, left: Tensor, top: Tensor) -> Image.Image:
+    """A table of images, row by row, with an image before each row and one over each column."""
+    blank = torch.full_like(top[:1], 255)
+    rows = table.split(len(top))
+    lines = [torch.cat([head[None], row]) for head, row in zip(left, rows, strict=True)]
+    return grid(torch.cat([blank, top, *lines]), len(top) + 1)

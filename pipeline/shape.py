@@ -22,6 +22,9 @@ class Shape:
     """Linear layers from z to w."""
     posterior_layers: Annotated[int, Field(ge=1)] = 3
     """Linear layers from the style features to mu and logvar."""
+    max_logvar: float | None = None
+    """Where not null, logvar above it is taken as this: a guard against overflow of e^logvar, which
+    the published networks lack (spec J.8). The gradient is passed on, so that the KL pulls back."""
 
     @model_validator(mode="after")
     def _power_of_two(self):

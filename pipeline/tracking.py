@@ -187,6 +187,39 @@ class Tracking:
         self.down_since = None
 
 
+def record(uri: str | None, checkpoint: Path, about: dict) -> str:
+    """A run of an evaluation: `about["values"]` as metrics, the rest as tags. Gives the store.
+
+    Without `uri` the store is that of the training that the checkpoint is of, and the run is put
+    under the training's. TrackingError.
+    """
+    known = checkpoint.resolve().parent.parent / "mlflow.json"
+    training = json.loads(known.read_text()) if known.exists() else {}
+    store_uri = uri or training.get("uri")
+    if store_uri is None:
+        raise TrackingError(f"{checkpoint} is of no training that MLflow knows: name a store's URI")
+    client, side = MlflowClient(store_uri), about["resolution"]
+    tags = {k: str(v) for k, v in about.items() if k != "values"}
+    try:
+        if training.get("uri") == store_uri:
+            experiment = client.get_run(training["parent"]).info.experiment_id
+            tags["mlflow.parentRunId"] = training["parent"]
+        else:
+            name = TrackingConfig().experiment
+            found = client.get_experiment_by_name(name)
+            experiment = found.experiment_id if found else client.create_experiment(name)
+        run = client.create_run(experiment, tags=tags, run_name=f"evaluation {side}x{side}").info
+        now, step = int(time.time() * 1000), about["images"] or 0
+        metrics = [Metric(k, v, now, step) for k, v in about["values"].items()]
+        client.log_batch(run.run_id, metrics=metrics)
+        client.set_terminated(run.run_id)
+    except MlflowException as error:
+        raise TrackingError(
+            f"the MLflow store {store_uri} cannot be used: {_first_line(error)}"
+        ) from error
+    return store_uri
+
+
 def _is_refusal(error: Exception) -> bool:
     """Whether the server understood and said no: asking again would not help."""
     return isinstance(error, MlflowException) and 400 <= error.get_http_status_code() < 500

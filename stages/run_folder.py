@@ -62,7 +62,8 @@ class RunFolder:
 
 def compare(old: dict, new: dict) -> list[str]:
     """What differs between two configurations that must compute the same: "key was a, now b"."""
-    old, new = flat(old), flat(new)
+    # A key that is null is as one that was not there when the training began.
+    old, new = ({k: v for k, v in flat(c).items() if v is not None} for c in (old, new))
     missing = "not set"
     return [
         f"{key} was {old.get(key, missing)}, is {new.get(key, missing)}"

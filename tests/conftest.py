@@ -2,6 +2,7 @@
 
 import functools
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,14 +26,20 @@ def _no_gpu() -> str | None:
     return None if torch.cuda.is_available() else "needs a CUDA device, and torch sees none"
 
 
+def _no_browser() -> str | None:
+    missing = [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
+    return f"needs {' and '.join(missing)} (Debian: make browser)" if missing else None
+
+
 # Marker -> why its tests cannot run here, or None. The last marker's tests run last.
-OBSTACLES = {"gpu": functools.cache(_no_gpu), "slurm": functools.cache(slurm.obstacle)}
+OBSTACLES = {"gpu": functools.cache(_no_gpu), "browser": _no_browser}
+OBSTACLES["slurm"] = functools.cache(slurm.obstacle)
 
 
 def pytest_addoption(parser):
     parser.addoption(
         "--require", action="append", default=[], metavar="NAME[,NAME]",
-        help="fail, not skip, the tests with this marker (gpu, slurm) if they cannot run here",
+        help="fail, not skip, the tests with this marker (gpu, browser, slurm) if they cannot run",
     )  # fmt: skip
 
 

@@ -21,7 +21,8 @@ def project(pytester, monkeypatch):
     """A project with this conftest and two tests, which knows no program at all."""
     pytester.makeconftest((Path(__file__).parent / "conftest.py").read_text())
     # Each run would import hypothesis anew, for a second.
-    pytester.makeini("[pytest]\naddopts = -p no:hypothesispytest\nmarkers =\n    slurm\n    gpu")
+    markers = "\n    ".join(("", "slurm", "gpu", "browser"))
+    pytester.makeini(f"[pytest]\naddopts = -p no:hypothesispytest\nmarkers ={markers}")
     pytester.makepyfile(TESTS)
     monkeypatch.setenv("PATH", "/nowhere")
     return pytester
@@ -42,7 +43,7 @@ def test_a_test_that_cannot_run_fails_where_it_is_required(project):
 def test_an_unknown_requirement_is_refused(project):
     result = project.runpytest("--require", "slurm", "--require=gpus")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*--require gpus: not one of gpu, slurm*"])
+    result.stderr.fnmatch_lines(["*--require gpus: not one of gpu, browser, slurm*"])
 
 
 def test_slurm_tests_come_last(project):

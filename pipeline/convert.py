@@ -1,0 +1,171 @@
+"""Published checkpoints to ours and back, and ours to ONNX:
+
+    python -m pipeline.convert ffhq_fid_17.55_epoch_270.pth models/ffhq
+    python -m pipeline.convert runs/ffhq256 ours.pth --to-reference
+    python -m pipeline.convert runs/ffhq256 onnx/ --onnx --resolution 128
+
+The published files are pickles. They are read by torch's unpickler for weights, which makes nothing
+but tensors and plain containers, and where the training's loss tracker is in them, empty stand-ins
+for it. What a file wants besides is refused by its name. Both networks and their moving averages
+are converted, exactly; optimiser state, schedule and tracker are left out.
+"""
+
+import argparse
+import pickle
+import re
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+
+from pipeline import checkpoints, model, published
+from pipeline.checkpoints import Checkpoint, CheckpointError
+from pipeline.config import plain
+from pipeline.files import sha256, whole
+from pipeline.model import ModelError
+from pipeline.published import EMA, LayoutError
+
+TRACKED = ("tracker.RunningMean", "tracker.RunningMeanTorch")
+
+
+class ConvertError(Exception):
+    """A file that cannot be converted; the message names it, and what is wrong."""
+
+
+class StandIn:
+    """What takes the place of a pickled object of no use; holds nothing."""
+
+    def __init__(self, *_, **__):
+        pass
+
+    def __setstate__(self, _):
+        pass
+
+
+def read_published(path: Path) -> dict:
+    """A published file's `models`: state dicts by the names of modules. ConvertError."""
+    try:
+        stand_ins = [(StandIn, name) for name in TRACKED]
+        with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle protocols
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        unwanted = re.search(r"GLOBAL (\S+)|[Uu]nsupported class (\S+)", str(error))
+        if unwanted:
+            raise ConvertError(
+                f"{path} would run {(unwanted[1] or unwanted[2]).rstrip('.')} when unpickled, "
+                f"which no published checkpoint needs: it was not read"
+            ) from None
+        raise ConvertError(f"{path} is not a file that torch.save wrote") from None
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError, AttributeError) as error:
+        reason = getattr(error, "strerror", None) or f"not a file that torch.save wrote ({error})"
+        raise ConvertError(f"{path}: {reason}") from None
+    models = content.get("models") if isinstance(content, dict) else None
+    if not isinstance(models, dict):
+        found = type(content).__name__
+        if isinstance(content, dict):
+            found = f"the keys {', '.join(map(str, list(content)[:8]))}"
+        raise ConvertError(f"{path} holds {found}, and no `models`: it is no published checkpoint")
+    return models
+
+
+def to_ours(path: Path) -> Checkpoint:
+    """A published file as a checkpoint of ours; ConvertError."""
+    models = read_published(path)
+    try:
+        sets = [published.gather(models, ending) for ending in ("", EMA)]
+        found = sets[1] or sets[0]
+        if not found:
+            wanted = ", ".join(published.MODULES.values())
+            raise LayoutError(f"`models` has none of {wanted}; found: {', '.join(models)}")
+        not_tensors = [n for s in sets for n, t in s.items() if not isinstance(t, torch.Tensor)]
+        if not_tensors:
+            raise LayoutError(f"{not_tensors[0]} is not a tensor")
+        shape = published.shape_of(found)
+        weights, ema = (published.from_published(s, shape) if s else {} for s in sets)
+    except LayoutError as error:
+        raise ConvertError(f"{path} is no published checkpoint: {error}") from None
+    running = models.get("dlatent_avg")
+    if weights and isinstance(running, dict) and isinstance(running.get("buff"), torch.Tensor):
+        weights["mean_style"] = running["buff"]
+    if ema:
+        ema["mean_style"] = model.assemble(shape, ema, path)[0].mean_style()
+    converted = {"kind": published.kind_of(found), "file": path.name, "sha256": sha256(path)}
+    about = {
+        "images": None,  # the file tells epochs at most
+        "config": {"shape": plain(shape)},
+        "resolution": shape.resolution,
+        "alpha": 1.0,
+        "converted": converted,
+    }
+    return Checkpoint(weights, ema, {}, about)
+
+
+def to_reference(folder: Path) -> dict:
+    """A checkpoint of ours as the content of a published file; CheckpointError."""
+    checkpoint = checkpoints.load(folder)
+    shape = model.shape_of(folder, checkpoint.about)
+    kind = checkpoint.about.get("converted", {}).get("kind", "soft-introvae")
+    models = {}
+    for tensors, ending in ((checkpoint.weights, ""), (checkpoint.ema, EMA)):
+        if tensors:
+            autoencoder, mean_style = model.assemble(shape, tensors, folder)
+            models |= published.to_published(tensors, shape, kind, ending)
+            if not ending:
+                if mean_style is None:
+                    rows = 2 * len(shape.resolutions)
+                    mean_style = autoencoder.mean_style().detach().repeat(rows, 1)
+                models["dlatent_avg"] = {"buff": mean_style}
+    return {"models": models, "auxiliary": {}}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.convert",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("source", type=Path, help="a published file, or a checkpoint of ours")
+    parser.add_argument("out", type=Path, help="what to write; a folder must not exist")
+    way = parser.add_mutually_exclusive_group()
+    way.add_argument("--to-reference", action="store_true", help="ours to the published layout")
+    way.add_argument("--onnx", action="store_true", help="ours to encoder.onnx and decoder.onnx")
+    parser.add_argument("--resolution", type=int, help="of the ONNX networks (default: largest)")
+    given = parser.parse_args(arguments)
+    try:
+        print(convert(given))
+    except (ConvertError, CheckpointError, ModelError, OSError) as error:
+        sys.exit(f"{parser.prog}: {error}")
+
+
+def convert(given: argparse.Namespace) -> str:
+    """Does what was asked for, and gives a line that says what."""
+    if given.resolution and not given.onnx:
+        raise ConvertError("--resolution goes with --onnx: other checkpoints hold all of them")
+    if given.out.is_dir() and (not given.to_reference):
+        raise ConvertError(f"{given.out} exists: name a folder that does not")
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    if given.onnx:
+        from pipeline import export  # its libraries are loaded for seconds
+
+        return export.onnx(given.source, given.out, given.resolution)
+    if given.to_reference:
+        folder = model.find(given.source)
+        content = to_reference(folder)
+        with whole(given.out) as beside:
+            torch.save(content, beside)
+        return f"{given.out}: {', '.join(content['models'])} of {folder}"
+    if given.source.is_dir():
+        raise ConvertError(f"{given.source} is a folder: --to-reference or --onnx?")
+    checkpoint = to_ours(given.source)
+    checkpoints.save(given.out, checkpoint)
+    about, parts = checkpoint.about, [p for p in ("weights", "ema") if getattr(checkpoint, p)]
+    return (
+        f"{given.out}: {' and '.join(parts)} of {about['converted']['kind']} at "
+        f"{about['resolution']}x{about['resolution']}, from {given.source}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,223 @@
+"""What a trained model is worth, in numbers:
+
+    python -m pipeline.evaluate --checkpoint runs/ffhq256 --json ffhq256.json --mlflow
+    python -m pipeline.evaluate --checkpoint models/ffhq data.path=data/ffhq
+    python -m pipeline.evaluate --checkpoint runs/demo evaluation.extractor=vgg16 \\
+        evaluation.weights=vgg16.safetensors evaluation.samples=1000 --vgg16 vgg16.safetensors
+
+Samples are compared with the training split, reconstructions with the test split. Data and features
+are those of the checkpoint's own configuration, unless set behind the command.
+
+    fid, fd_vgg16, ...   Frechet distance of features, as in training; the number of samples is in
+                         the name unless it is 50,000
+    kid, kd_vgg16, ...   kernel distance: mean over 100 pairs of subsets of 1,000 (or of fewer,
+                         where there are fewer)
+    precision_, recall_  share of samples in the manifold of training images, and the reverse: the
+                         spheres around each to its third neighbour, in the features named
+    reconstruction_mse   per value in [-1, 1], of D(mu(x))
+    psnr                 of 8-bit images, in dB, mean over images
+    vgg16_distance       of reconstructions (--vgg16): LPIPS without its learned weights
+    kl_real, kl_rec,     nats of q(z|x) to the prior, of test images, their reconstructions, and as
+    kl_fake              many samples: that of fakes above that of reals is the sign of health
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
+from torch_fidelity.metric_prc import prc_features_to_metric
+from tqdm import tqdm
+
+from dataprep.manifest import DatasetError, Manifest
+from pipeline import frechet, model, processes
+from pipeline.autoencoder import Grown
+from pipeline.checkpoints import CheckpointError
+from pipeline.config import ConfigError, override, parse
+from pipeline.data import DataConfig, to_uint8
+from pipeline.evaluation import Evaluation, EvaluationConfig, counted, metric_name
+from pipeline.features import FeaturesError
+from pipeline.files import whole
+from pipeline.model import PRECISIONS, Model, ModelError
+from pipeline.objective import kl_divergence
+from pipeline.perceptual import VGG16Distance
+from pipeline.tracking import TrackingError, record
+
+USER_ERRORS = (
+    CheckpointError, ConfigError, DatasetError, FeaturesError, ModelError, TrackingError, OSError
+)  # fmt: skip
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Config:
+    """What may be set behind the command."""
+
+    data: DataConfig
+    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    given = parser().parse_args(arguments)
+    try:
+        loaded = model.load(
+            given.checkpoint,
+            resolution=given.resolution,
+            device=given.device,
+            precision=given.precision,
+        )
+        if loaded.is_alae:
+            raise ModelError("ALAE's encoder gives no posterior: there is nothing to compare")
+        config = configure(loaded, given.overrides)
+        Manifest.load(config.data.path).check(loaded.resolution)
+        perceptual = VGG16Distance(given.vgg16).to(loaded.device) if given.vgg16 else None
+        processes.start()
+        values = measure(loaded, config, perceptual, given.seed)
+        report(loaded, config, values, given)
+    except USER_ERRORS as error:
+        sys.exit(f"python -m pipeline.evaluate: {error}")
+    finally:
+        processes.stop()
+
+
+def configure(loaded: Model, overrides: list[str]) -> Config:
+    """The checkpoint's own configuration of data and evaluation, with overrides. ConfigError."""
+    known = loaded.about["config"]
+    content = {part: dict(known.get(part) or {}) for part in ("data", "evaluation")}
+    for text in overrides:
+        override(content, text)
+    return parse(Config, content, "evaluation")
+
+
+def measure(
+    loaded: Model, config: Config, perceptual: VGG16Distance | None, seed: int
+) -> dict[str, float]:
+    """All numbers, by name."""
+    manifest, asked = Manifest.load(config.data.path), config.evaluation
+    evaluation = Evaluation(asked, config.data, manifest, loaded.device, lambda: None)
+    if evaluation.announcement:
+        print(f"# {evaluation.announcement}", flush=True)
+    grown = Grown(loaded.autoencoder, loaded.resolution, loaded.alpha, loaded.precision)
+    with torch.no_grad():
+        network = evaluation.extractor.load(loaded.device)
+        images = (to_uint8(x) for x in evaluation.images(loaded.resolution, "train"))
+        real = gather(images, network, manifest.count("train"), "training images")
+        samples = evaluation.samples(grown, seed)
+        fake = gather(samples, network, asked.samples, "samples")
+        values = distances(real, fake, evaluation)
+        torch.manual_seed(seed)
+        return values | of_images(grown, evaluation, perceptual)
+
+
+def gather(batches, network, count: int, name: str) -> Tensor:
+    """Features of uint8 images, (N, d) on the host."""
+    bar = tqdm(total=count, desc=name, unit="img", disable=not sys.stderr.isatty())
+    found = []
+    for x in batches:
+        found.append(network(x).float().cpu())
+        bar.update(len(x))
+    bar.close()
+    return torch.cat(found)
+
+
+def distances(real: Tensor, fake: Tensor, evaluation: Evaluation) -> dict[str, float]:
+    """Frechet and kernel distance, precision and recall of features (N, d)."""
+    extractor, count = evaluation.extractor, len(fake)
+    kind = extractor.kind
+    statistics = [frechet.of_features(features) for features in (real, fake)]
+    subset = min(1000, len(real), count)
+    kernel = kid_features_to_metric(fake, real, kid_subset_size=subset, verbose=False)
+    manifold = prc_features_to_metric(fake, real, save_cpu_ram=True, verbose=False)
+    name = "kid" if kind == "inception" else f"kd_{kind}"
+    return {
+        metric_name(extractor, count): frechet.distance(*statistics),
+        counted(name, count): kernel[KEY_METRIC_KID_MEAN],
+        counted(f"precision_{kind}", count): manifold["precision"],
+        counted(f"recall_{kind}", count): manifold["recall"],
+    }
+
+
+def of_images(
+    grown: Grown, evaluation: Evaluation, perceptual: VGG16Distance | None
+) -> dict[str, float]:
+    """Means over the test split."""
+    found = {name: [] for name in ("reconstruction_mse", "psnr", "kl_real", "kl_rec", "kl_fake")}
+    if perceptual is not None:
+        found["vgg16_distance"] = []
+    count = evaluation.manifest.count("test")
+    bar = tqdm(total=count, desc="test images", unit="img", disable=not sys.stderr.isatty())
+    for x in evaluation.images(grown.resolution, "test"):
+        mu, logvar = grown.encode(x)
+        x_r = grown.decode(mu)
+        seen, made = to_uint8(x), to_uint8(x_r)
+        found["reconstruction_mse"].append((x_r - x).double().square().mean((1, 2, 3)))
+        error = (seen.double() - made.double()).square().mean((1, 2, 3))
+        found["psnr"].append(10 * torch.log10(255**2 / error.clamp_min(1e-10)))
+        found["kl_real"].append(kl_divergence(mu, logvar))
+        found["kl_rec"].append(kl_divergence(*grown.encode(x_r)))
+        found["kl_fake"].append(kl_divergence(*grown.encode(grown.generate(len(x)))))
+        if perceptual is not None:
+            found["vgg16_distance"].append(perceptual(seen, made))
+        bar.update(len(x))
+    bar.close()
+    return {name: torch.cat(parts).double().mean().item() for name, parts in found.items()}
+
+
+def report(loaded: Model, config: Config, values: dict, given: argparse.Namespace) -> None:
+    """A table, and JSON and MLflow where asked for."""
+    side, images = loaded.resolution, loaded.about.get("images")
+    seen = f"{images:,} images seen" if images is not None else "converted"
+    print(f"{given.checkpoint} at {side}x{side}, {seen}")
+    for name, value in values.items():
+        print(f"  {name:<24}{value:>12.5g}")
+    about = {
+        "checkpoint": str(given.checkpoint),
+        "images": images,
+        "resolution": side,
+        "alpha": loaded.alpha,
+        "seed": given.seed,
+        "data": config.data.path,
+        "dataset_digest": Manifest.load(config.data.path).digest,
+        "values": values,
+    }
+    if given.json:
+        given.json.parent.mkdir(parents=True, exist_ok=True)
+        with whole(given.json) as beside:
+            beside.write_text(json.dumps(about, indent=1) + "\n")
+    if given.mlflow is not None:
+        uri = record(given.mlflow or None, model.find(given.checkpoint), about)
+        print(f"logged to {uri}")
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="python -m pipeline.evaluate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="of data and evaluation: data.path=DIR"
+    )
+    p.add_argument("--checkpoint", required=True, type=Path, help="its folder, or a run's")
+    p.add_argument("--resolution", type=int, help="one that was trained (largest)")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--vgg16", type=Path, metavar="FILE", help="safetensors, for vgg16_distance")
+    p.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
+    p.add_argument(
+        "--mlflow",
+        nargs="?",
+        const="",
+        metavar="URI",
+        help="log to this store, or to that of the run which the checkpoint is of",
+    )
+    p.add_argument("--device", help="cpu, cuda, cuda:1 (a GPU where there is one)")
+    p.add_argument("--precision", choices=PRECISIONS[:2], default="fp32")
+    return p
+
+
+if __name__ == "__main__":
+    main()

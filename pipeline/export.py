@@ -1,0 +1,107 @@
+"""Encoder and decoder at one resolution as ONNX, checked against torch with onnxruntime.
+
+OUT/encoder.onnx   x (batch, 3, R, R) in [-1, 1] to mu and logvar (batch, latent)
+OUT/decoder.onnx   z (batch, latent) to image (batch, 3, R, R), with the fixed noise
+OUT/about.json     resolution, alpha, latent, the checkpoint, and the largest difference found
+"""
+
+import json
+import logging
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+from pipeline import model
+from pipeline.files import whole
+from pipeline.model import Model, ModelError
+
+TOLERANCE = 1e-4  # of the largest size of an output
+
+
+class EncoderGraph(nn.Module):
+    """x to mu and logvar."""
+
+    def __init__(self, loaded: Model):
+        super().__init__()
+        self.encoder, self.alpha = loaded.autoencoder.encoder, loaded.alpha
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.encoder(x, self.alpha)
+
+
+class DecoderGraph(nn.Module):
+    """z to an image, with the noise maps as constants."""
+
+    def __init__(self, loaded: Model):
+        super().__init__()
+        self.decoder = loaded.autoencoder.decoder
+        self.resolution, self.alpha = loaded.resolution, loaded.alpha
+        self.maps = nn.ParameterList(self.decoder.noise_maps(loaded.resolution))
+        self.maps.requires_grad_(False)
+
+    def forward(self, z: Tensor) -> Tensor:
+        w = self.decoder.styles(z)
+        return self.decoder.synthesize(w, self.resolution, self.alpha, list(self.maps))
+
+
+def onnx(checkpoint: Path, out: Path, resolution: int | None) -> str:
+    """Writes the folder `out`; a line that says what. ModelError where the outputs differ."""
+    loaded = model.load(checkpoint, resolution=resolution, device="cpu")
+    if loaded.is_alae:
+        raise ModelError("ALAE's encoder gives no posterior: it cannot be exported as one")
+    generator = torch.Generator().manual_seed(0)
+    side = loaded.resolution
+    x = torch.rand(3, 3, side, side, generator=generator) * 2 - 1
+    z = torch.randn(3, loaded.latent, generator=generator)
+    with whole(out) as beside:
+        beside.mkdir()
+        found = [
+            _export(EncoderGraph(loaded), x, beside / "encoder.onnx", "x", ["mu", "logvar"]),
+            _export(DecoderGraph(loaded), z, beside / "decoder.onnx", "z", ["image"]),
+        ]
+        about = {
+            "checkpoint": str(checkpoint),
+            "images": loaded.about.get("images"),
+            "resolution": side,
+            "alpha": loaded.alpha,
+            "latent": loaded.latent,
+            "largest_difference": max(found),
+        }
+        (beside / "about.json").write_text(json.dumps(about, indent=1) + "\n")
+    return f"{out}: encoder and decoder at {side}x{side}, within {max(found):.1e} of torch's"
+
+
+def _export(graph: nn.Module, given: Tensor, path: Path, name: str, outputs: list[str]) -> float:
+    """Exports for any size of batch; the largest relative difference to torch, for two sizes."""
+    graph.eval()
+    batch = torch.export.Dim("batch")
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        program = torch.onnx.export(
+            graph,
+            (given,),
+            dynamo=True,
+            dynamic_shapes=({0: batch},),
+            input_names=[name],
+            output_names=outputs,
+            external_data=False,
+            verbose=False,
+        )
+        program.save(path)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    worst = 0.0
+    for part in (given, given[:1]):
+        with torch.no_grad():
+            expected = graph(part)
+        expected = expected if isinstance(expected, tuple) else (expected,)
+        for ours, theirs in zip(expected, session.run(outputs, {name: part.numpy()}), strict=True):
+            size = max(ours.abs().max().item(), 1e-8)
+            worst = max(worst, float(np.abs(ours.numpy() - theirs).max()) / size)
+    if not worst <= TOLERANCE:
+        raise ModelError(f"{path.name} gives outputs that differ from torch's by {worst:.1e}")
+    return worst

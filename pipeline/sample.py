@@ -1,0 +1,239 @@
+"""Pictures from a trained model:
+
+    python -m pipeline.sample generate    --checkpoint runs/ffhq256 --count 64 --out samples.png
+    python -m pipeline.sample reconstruct --checkpoint runs/ffhq256 faces/ --out reconstructions/
+    python -m pipeline.sample interpolate --checkpoint runs/ffhq256 a.png b.png --out between.mp4
+    python -m pipeline.sample mix         --checkpoint runs/ffhq256 --levels 4-8 --out mixed.png
+    python -m pipeline.sample grid        --checkpoint runs/ffhq256 --out resolutions.png
+
+Faces come from images (files or folders), from --latents, or from draws with --seed. --out is a
+grid (.png), a folder of PNGs, an array (.npy: N, 3, R, R; float32, not clipped), or for
+`interpolate` a movie (.mp4, .gif).
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from pipeline import model as models
+from pipeline import outputs
+from pipeline.checkpoints import CheckpointError
+from pipeline.data import to_uint8
+from pipeline.decoder import style_layers
+from pipeline.files import whole
+from pipeline.model import NOISE, PRECISIONS, Model, ModelError
+from pipeline.outputs import MOVIES, OutputError
+from pipeline.pictures import bordered, reconstructions
+from pipeline.sources import SourceError, find_w, find_z, image_files, in_batches, read_images
+
+USER_ERRORS = (CheckpointError, ModelError, OutputError, SourceError, OSError)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    given = parser().parse_args(arguments)
+    try:
+        outputs.check(given.out)
+        if given.out.suffix in MOVIES and given.command != "interpolate":
+            raise OutputError(f"{given.command} makes no movie: --out {outputs.KINDS}")
+        model = models.load(
+            given.checkpoint,
+            resolution=given.resolution,
+            alpha=given.alpha,
+            device=given.device,
+            precision=given.precision,
+        )
+        torch.manual_seed((1 << 32) + given.seed)  # of the noise; z has the seed itself
+        given.run(model, given)
+    except USER_ERRORS as error:
+        sys.exit(f"python -m pipeline.sample: {error}")
+
+
+def generate(model: Model, given: argparse.Namespace) -> None:
+    z = find_z(model, [], given.latents, given.count, given.seed)
+    outputs.write(given.out, decoded(model, model.styles(z), given), len(z), given.columns)
+
+
+def reconstruct(model: Model, given: argparse.Namespace) -> None:
+    """Images of mu; in a grid, under the images that were given."""
+    files = image_files(given.images)
+    w = find_w(model, given.images, None, 0, 0)
+    if given.out.suffix != ".png":
+        outputs.write(given.out, decoded(model, w, given), len(w), given.columns)
+        return
+    made = torch.cat(list(decoded(model, w, given)))
+    x = read_images(files, model.resolution)
+    columns = min(given.columns, len(x))
+    filled = -len(x) % columns  # the last row is filled up with white
+    x, made = (F.pad(part.cpu(), (0, 0) * 3 + (0, filled), value=1.0) for part in (x, made))
+    save(given.out, reconstructions(to_uint8(x), to_uint8(made), columns))
+
+
+def interpolate(model: Model, given: argparse.Namespace) -> None:
+    """From face to face: on a line, along a path, or in the square between four (figure 4).
+
+    In z and in w the way is straight; the decoder sees the direction of z alone (spec A.7).
+    """
+    find = find_z if given.space == "z" else find_w
+    ends = find(model, given.images, given.latents, given.count, given.seed)
+    if len(ends) < 2:
+        raise SourceError("there is nothing between fewer than two faces")
+    square = len(ends) == 4 and not given.path and given.out.suffix not in MOVIES
+    points = (between_four if square else along)(ends, given.steps)
+    w = model.styles(points) if given.space == "z" else points
+    columns = given.steps if square or len(ends) == 2 else given.columns
+    outputs.write(given.out, decoded(model, w, given), len(w), columns, given.frame_rate)
+
+
+def along(ends: Tensor, steps: int) -> Tensor:
+    """Points on the lines from each end to the next, `steps` on each with both its ends."""
+    t = torch.linspace(0, 1, steps).to(ends)[1:, None]
+    lines = [torch.lerp(a, b, t) for a, b in pairwise(ends)]
+    return torch.cat([ends[:1], *lines])
+
+
+def between_four(corners: Tensor, steps: int) -> Tensor:
+    """Bilinear between upper left, upper right, lower left and lower right: rows of `steps`."""
+    left, right = along(corners[[0, 2]], steps), along(corners[[1, 3]], steps)
+    return torch.cat([along(torch.stack(pair), steps) for pair in zip(left, right)])
+
+
+def mix(model: Model, given: argparse.Namespace) -> None:
+    """A table: the face of the row with the styles of the column's at the chosen resolutions."""
+    w = find_w(model, given.images, given.latents, given.count, given.seed)
+    rows = given.rows or len(w) // 2
+    if not 0 < rows < len(w):
+        raise SourceError(f"{len(w)} faces make no table with {rows} rows and a column")
+    mixed = cross(w[:rows], w[rows:], taken(given.levels, model.resolution))
+    columns = len(w) - rows
+    if given.out.suffix != ".png":
+        outputs.write(given.out, decoded(model, mixed, given), len(mixed), columns)
+        return
+    faces = to_uint8(torch.cat(list(decoded(model, w, given))))
+    table = to_uint8(torch.cat(list(decoded(model, mixed, given))))
+    save(given.out, bordered(table, left=faces[:rows], top=faces[rows:]))
+
+
+def taken(levels: tuple[int, int], resolution: int) -> Tensor:
+    """Which styles belong to the resolutions from the first to the second, (layers,)."""
+    sides = torch.tensor([4 << (row // 2) for row in range(style_layers(resolution))])
+    chosen = (sides >= levels[0]) & (sides <= levels[1])
+    if not chosen.any():
+        raise ModelError(f"--levels {levels[0]}-{levels[1]}: there are 4 to {resolution}")
+    return chosen
+
+
+def cross(rows: Tensor, columns: Tensor, chosen: Tensor) -> Tensor:
+    """Styles (rows x columns, layers, latent): the columns' where `chosen`, else the rows'."""
+    chosen = chosen.to(rows.device)[:, None]
+    return torch.cat([torch.where(chosen, columns[:, None], row) for row in rows])
+
+
+def resolutions(model: Model, given: argparse.Namespace) -> None:
+    """Each face at all resolutions side by side, enlarged to the largest, each pixel a square."""
+    w = model.styles(find_z(model, [], given.latents, given.count, given.seed))
+    sides = [r for r in model.resolutions if r <= model.resolution]
+
+    def rows() -> Iterator[Tensor]:
+        for one in w:
+            for side in sides:
+                at = model if side == model.resolution else model.at(side)
+                image = at.synthesize(one[None], given.noise, given.psi)
+                yield F.interpolate(image, size=model.resolution, mode="nearest")
+
+    outputs.write(given.out, rows(), len(w) * len(sides), len(sides))
+
+
+def decoded(model: Model, w: Tensor, given: argparse.Namespace) -> Iterator[Tensor]:
+    return in_batches(lambda part: model.synthesize(part, given.noise, given.psi), w)
+
+
+def save(out: Path, picture: Image.Image) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with whole(out) as beside:
+        picture.save(beside, "PNG")
+
+
+def span(text: str) -> tuple[int, int]:
+    """ "8-32" or "8" as resolutions."""
+    first, _, last = text.partition("-")
+    return int(first), int(last or first)
+
+
+def positive(text: str) -> int:
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
+def several(text: str) -> int:
+    if int(text) < 2:
+        raise ValueError
+    return int(text)
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="python -m pipeline.sample",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name, run, help, count=None, images=None):
+        p = commands.add_parser(name, help=help, description=help)
+        p.set_defaults(run=run)
+        if images:
+            p.add_argument("images", nargs=images, type=Path, help="files, or folders of them")
+        p.add_argument("--checkpoint", required=True, type=Path, help="its folder, or a run's")
+        p.add_argument("--out", required=True, type=Path, help=outputs.KINDS)
+        p.add_argument("--seed", type=int, default=0, help="of the faces drawn, and of the noise")
+        if count:
+            p.add_argument("--latents", type=Path, metavar="FILE.npy", help="z, (N, latent)")
+            p.add_argument(
+                "--count", type=positive, default=count, help="faces drawn (%(default)s)"
+            )
+        p.add_argument(
+            "--noise",
+            choices=NOISE,
+            default="random",
+            help="fresh, one map for all, or the published deterministic term (%(default)s)",
+        )
+        p.add_argument("--resolution", type=int, help="one that was trained (largest)")
+        p.add_argument("--alpha", type=float, help="how far the resolution has faded in")
+        p.add_argument(
+            "--psi", type=float, default=1.0, help="below 1, w is drawn to its mean (%(default)s)"
+        )
+        p.add_argument("--columns", type=positive, default=8, help="of a grid (%(default)s)")
+        p.add_argument("--device", help="cpu, cuda, cuda:1 (a GPU where there is one)")
+        p.add_argument("--precision", choices=PRECISIONS, default="fp32")
+        return p
+
+    add("generate", generate, "samples of the prior", count=64)
+    add("reconstruct", reconstruct, "images through encoder and decoder", images="+")
+    p = add("interpolate", interpolate, "from face to face", count=2, images="*")
+    p.add_argument("--space", choices=("z", "w"), default="z", help="(%(default)s)")
+    p.add_argument("--steps", type=several, default=9, help="from one to the next (%(default)s)")
+    p.add_argument("--path", action="store_true", help="through four faces, not between them")
+    p.add_argument("--frame-rate", type=positive, default=25, help="of a movie (%(default)s)")
+    p = add("mix", mix, "styles of one face on another", count=8, images="*")
+    p.add_argument("--rows", type=positive, help="how many of the faces are rows (half)")
+    p.add_argument(
+        "--levels",
+        type=span,
+        default=(4, 8),
+        metavar="FROM-TO",
+        help="resolutions at which a row takes the column's styles (4-8)",
+    )
+    add("grid", resolutions, "all resolutions side by side", count=4)
+    return top
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""pipeline.evaluate: its numbers are those of training and of their definitions."""
+
+import json
+
+import numpy as np
+import pytest
+import timm
+import torch
+from mlflow import MlflowClient
+from safetensors.torch import save_file
+
+from dataprep.manifest import Manifest
+from pipeline import evaluate
+from pipeline.data import DataConfig
+from pipeline.evaluation import Evaluation, EvaluationConfig
+from pipeline.perceptual import VGG16Distance
+from tests.pipeline import trained
+from tests.processes import run_together
+
+
+def run(dataset: str, checkpoint: str, out: str, *more: str) -> dict:
+    """The values of the command, and what a training would have measured."""
+    given = ["--checkpoint", checkpoint, "--json", out, "--seed", "3", *more]
+    config = ["extractor=random", "samples=70", "batch=16"]
+    given += [f"evaluation.{text}" for text in config]
+    evaluate.main([*given, f"data.path={dataset}", "data.loader=webdataset"])
+    with open(out) as file:
+        return json.load(file)
+
+
+def trainings(dataset: str, checkpoint: str) -> dict:
+    from pipeline import load
+    from pipeline.autoencoder import Grown
+
+    config = EvaluationConfig(extractor="random", samples=70, batch=16)
+    data = DataConfig(path=dataset, loader="webdataset")
+    tool = Evaluation(config, data, Manifest.load(dataset), torch.device("cpu"), lambda: None)
+    model = load(checkpoint)
+    return tool.measure(Grown(model.autoencoder, 16), seed=3)
+
+
+def test_the_numbers(dataset, tmp_path):
+    path = trained.save(tmp_path / "run")
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    out = str(tmp_path / "numbers.json")
+    (found,) = run_together(1, run, str(dataset), str(path), out, "--mlflow", uri)
+    (expected,) = run_together(1, trainings, str(dataset), str(path))
+    values = found["values"]
+    assert values["fd_random_70"] == pytest.approx(expected["fd_random_70"], rel=1e-4)
+    assert values["reconstruction_mse"] == pytest.approx(expected["reconstruction_mse"], rel=0.05)
+    names = ("kd_random_70", "precision_random_70", "recall_random_70", "psnr")
+    assert all(np.isfinite(values[name]) for name in names)
+    assert all(0 <= values[name] <= 1 for name in names[1:3])
+    assert all(values[f"kl_{name}"] > 0 for name in ("real", "rec", "fake"))
+    assert found["dataset_digest"] == Manifest.load(dataset).digest and found["images"] == 64
+
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("soft-introvae").experiment_id
+    (logged,) = client.search_runs([experiment])
+    assert logged.data.metrics == pytest.approx(values)
+    assert logged.data.tags["resolution"] == "16"
+
+
+def test_psnr_and_perceptual_distance_are_their_definitions(tmp_path):
+    torch.manual_seed(0)
+    network = timm.create_model("vgg16", pretrained=False, num_classes=0)
+    tensors = {n: t for n, t in network.state_dict().items() if n.startswith("features.")}
+    save_file(tensors, tmp_path / "vgg16.safetensors")
+    distance = VGG16Distance(tmp_path / "vgg16.safetensors")
+    a, b = torch.randint(0, 256, (2, 2, 3, 32, 32), dtype=torch.uint8)
+    with torch.no_grad():
+        found = distance(a, b)
+        assert torch.equal(distance(a, a), torch.zeros(2)) and (found > 0).all()
+        torch.testing.assert_close(distance(b, a), found)
+        expected = torch.zeros(2)
+        taps = [network.features[: n + 1] for n in (3, 8, 15, 22, 29)]
+        mean, std = (torch.tensor(v)[:, None, None] for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))  # fmt: skip  # noqa: E501
+        for tap in taps:
+            pair = [tap((image / 255 - mean) / std) for image in (a, b)]
+            first, second = (f / f.norm(dim=1, keepdim=True).clamp_min(1e-10) for f in pair)
+            expected += (first - second).pow(2).sum(1).mean((1, 2))
+    torch.testing.assert_close(found, expected)
+
+
+def test_what_is_missing_is_said(tmp_path):
+    path = trained.save(tmp_path / "run")
+    for arguments, reason in (
+        ([], "'data.path' is missing"),
+        (["data.path=nowhere"], "does not exist"),
+        (["data.pth=x"], "did you mean 'path'"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            evaluate.main(["--checkpoint", str(path), *arguments])
+        assert reason in stopped.value.code
