@@ -25,7 +25,6 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 
-
 def _number_or_tensor(value: Any, number: ValidatorFunctionWrapHandler) -> float | Tensor:
     return value if isinstance(value, Tensor) else number(value)
 
@@ -37,7 +36,11 @@ STRICT = ConfigDict(extra="forbid")
 
 
 class Model(Protocol):
-    """What an objective asks of a pair of networks. All tensors are at least float32."""
+    """What an objective asks of a pair of networks. All tensors are at least float32.
+
+    A model may have a `decode_again` besides, as `decode`: a second decoder, which makes x_ff
+    (the bootstrap form of Soft-IntroVAE, spec H).
+    """
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x (B, ...) to mu and logvar of q(z|x), each (B, d)."""
@@ -198,9 +201,10 @@ class SoftIntroVAE:
     gamma_r: NonNegative = 0.0
     """Weight of the generated images' reconstruction error in L_D. The paper's 1e-8 is below the
     resolution of float32 and costs two decoder passes (spec B.6-5): the default is not to pay."""
-    gamma_r_reaches: Literal["x_f", "x_ff"] = "x_f"
-    """Through which image that error trains the decoder: x_f as in Algorithm 1, x_ff held fixed,
-    or x_ff as in the published code, x_f held fixed (spec B.6-4)."""
+    gamma_r_reaches: Literal["x_f", "x_ff", "x_f and z_ff"] = "x_f"
+    """Through what that error trains the decoder: x_f as in Algorithm 1, x_ff held fixed; x_ff as
+    in the published code, x_f held fixed (spec B.6-4); or x_f both as itself and through z_ff, as
+    with a second decoder (spec H)."""
     reconstructions_as_fakes: bool = False
     """Half of the generated images are reconstructions (spec B.6-1)."""
     target_gradient: bool = False
@@ -218,7 +222,7 @@ class SoftIntroVAE:
         mu_f, logvar_f = model.encode(x_f.detach())
         z_f = draw(mu_f, logvar_f)
         cut = [z_cut, leaf(z_f), leaf(mu_f), leaf(logvar_f)]
-        x_ff = model.decode(cut[1])
+        x_ff = decode_again(model, cut[1])
         s = scale_of(self, x)
         rec, kl = squared_error(x, images[0]), kl_divergence(mu, logvar)
         target = x_f if self.target_gradient else x_f.detach()
@@ -248,9 +252,11 @@ class SoftIntroVAE:
         loss = loss + weighted_mean(s * self.gamma * self.beta_kl, kl_f)
         outputs = list(images)
         if isinstance(self.gamma_r, Tensor) or self.gamma_r:
-            z_f = draw(mu_f, logvar_f).detach()
-            with torch.set_grad_enabled(self.gamma_r_reaches == "x_ff"):
-                x_ff = model.decode(z_f)
+            z_f = draw(mu_f, logvar_f)
+            if self.gamma_r_reaches != "x_f and z_ff":
+                z_f = z_f.detach()
+            with torch.set_grad_enabled(self.gamma_r_reaches != "x_f"):
+                x_ff = decode_again(model, z_f)
             if self.gamma_r_reaches == "x_ff":
                 x_f = x_f.detach()
                 outputs.append(x_ff)
@@ -267,6 +273,11 @@ Objective = VAE | IntroVAE | SoftIntroVAE
 def scale_of(objective: Objective, x: Tensor) -> float:
     """s: as configured, else one over the number of values in an image of x."""
     return objective.s if objective.s is not None else 1.0 / x[0].numel()
+
+
+def decode_again(model: Model, z: Tensor) -> Tensor:
+    """x_ff: by the model's second decoder, if it has one."""
+    return getattr(model, "decode_again", model.decode)(z)
 
 
 def fakes(objective: IntroVAE | SoftIntroVAE, images: list[Tensor]) -> Tensor:

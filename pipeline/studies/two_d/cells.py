@@ -50,9 +50,7 @@ class Cell:
         objectives = [self.objectives[i] for i, _ in members]
         seeds = [seed for _, seed in members]
         torch.manual_seed(zlib.crc32(self.name.encode()))
-        return Training(
-            self.distribution, objectives, seeds, self.schedule, self.precision, device
-        )
+        return Training(self.distribution, objectives, seeds, self.schedule, self.precision, device)
 
 
 def result(folder: Path, cell: Cell) -> dict | None:
@@ -76,6 +74,11 @@ def models(folder: Path, cell: Cell) -> Ensemble:
     return ensemble
 
 
+def weights(model: Ensemble) -> dict[str, torch.Tensor]:
+    """Without the second decoder's."""
+    return {k: v for k, v in model.state_dict().items() if not k.startswith("target.")}
+
+
 def run(cell: Cell, folder: Path, tracking: TrackingConfig, device: torch.device | str) -> dict:
     """Trains and measures a cell, or continues; what `result` will give from now on."""
     found = result(folder, cell)
@@ -96,7 +99,7 @@ def run(cell: Cell, folder: Path, tracking: TrackingConfig, device: torch.device
     }
     _tell(cell, found, tracker)
     with whole(here / "weights.safetensors") as beside:
-        save_file({k: v.cpu() for k, v in training.model.state_dict().items()}, beside)
+        save_file({k: v.cpu() for k, v in weights(training.model).items()}, beside)
     with whole(here / "result.json") as beside:
         beside.write_text(json.dumps(found, indent=1) + "\n")
     (here / "checkpoint.safetensors").unlink(missing_ok=True)
@@ -146,7 +149,7 @@ def _save(path: Path, training: Training, terms: dict[str, float], seconds: floa
 def _measured(cell: Cell, training: Training) -> list[dict]:
     """A row for each model. Measuring is in float32, whatever the training was in."""
     model = Ensemble([0] * training.model.count)
-    model.load_state_dict(training.model.state_dict())
+    model.load_state_dict(weights(training.model))
     rows = metrics.measure(model.to(training.device), DISTRIBUTIONS[cell.distribution])
     where = [{"objective": i, "seed": seed} for i, seed in cell.members()]
     for place, row in zip(where, rows):

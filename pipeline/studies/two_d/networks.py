@@ -4,6 +4,8 @@ Points of K models lie in one batch (B K, 2), model k's at n = k, K + k, 2 K + k
 for which `pipeline.objective` takes a coefficient for each model.
 """
 
+import copy
+import itertools
 import math
 from typing import Literal
 
@@ -46,7 +48,7 @@ class Perceptrons(nn.Module):
         sizes = [inputs, *[WIDTH] * (HIDDEN + 1), outputs]
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
-        for rows, columns in zip(sizes, sizes[1:]):
+        for rows, columns in itertools.pairwise(sizes):
             bound = 1 / math.sqrt(rows)  # as torch initialises its linear layers
             for shape, kind in (((rows, columns), self.weights), ((1, columns), self.biases)):
                 drawn = [torch.rand(shape, generator=g) for g in generators]
@@ -69,6 +71,9 @@ class Ensemble(nn.Module):
         self.encoder = Perceptrons([2 * seed for seed in seeds], 2, 2 * LATENT, precision)
         self.decoder = Perceptrons([2 * seed + 1 for seed in seeds], LATENT, 2, precision)
 
+        self.target: Perceptrons | None = None
+        """The second decoder of the bootstrap form, once there is one."""
+
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self._each(self.encoder, x).chunk(2, 1)
 
@@ -77,6 +82,13 @@ class Ensemble(nn.Module):
 
     def generate(self, count: int) -> Tensor:
         return self.decode(torch.randn(count, LATENT, device=self.encoder.weights[0].device))
+
+    def decode_again(self, z: Tensor) -> Tensor:
+        return self._each(self.decoder if self.target is None else self.target, z)
+
+    def renew_target(self) -> None:
+        """Makes the second decoder a copy of the decoder as it is."""
+        self.target = copy.deepcopy(self.decoder).requires_grad_(False)
 
     def _each(self, network: Perceptrons, x: Tensor) -> Tensor:
         apart = x.view(-1, self.count, x.shape[1]).transpose(0, 1)

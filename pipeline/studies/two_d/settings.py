@@ -99,3 +99,41 @@ def figure3(seed: int, precision: Precision) -> Cell:
     """IntroVAE on 8 Gaussians with every margin, for one seed."""
     candidates = [introvae("8gaussians", margin) for margin in FIGURE3_MARGINS]
     return Cell(f"figure3-introvae-seed{seed}", "8gaussians", candidates, [seed], FULL, precision)
+
+
+BOOTSTRAP = {"gamma_r_reaches": "x_f and z_ff"}
+QUESTIONS = {
+    "as published, gamma_r 0": {},
+    "gamma_r 1e-8, as published": {"gamma_r": 1e-8, "gamma_r_reaches": "x_ff"},
+    "gamma_r 1e-8, as in Algorithm 1": {"gamma_r": 1e-8},
+    "gamma_r 0.5, as in Algorithm 1": {"gamma_r": 0.5},
+    "gamma_r 1, as in Algorithm 1": {"gamma_r": 1.0},
+    "gamma_r 0.5, frozen second decoder": {"gamma_r": 0.5, **BOOTSTRAP},
+    "gamma_r 1, frozen second decoder": {"gamma_r": 1.0, **BOOTSTRAP},
+    "samples alone are fakes": {"reconstructions_as_fakes": False, "target_gradient": False},
+    "target x_r held fixed": {"target_gradient": False},
+    "latents drawn anew for D": {},
+    "alpha 1": {"alpha": 1.0},
+}
+"""What is changed of Soft-IntroVAE as published (with gamma_r 0), by title."""
+
+
+def questions(distribution: str, precision: Precision) -> list[Cell]:
+    """Soft-IntroVAE with each change of QUESTIONS; the first is Table 2's own cell."""
+    made = [table2(distribution, "soft-introvae", precision)]
+    for title, changes in list(QUESTIONS.items())[1:]:
+        schedule = FULL
+        if "second decoder" in title:
+            schedule = dataclasses.replace(FULL, target_every=1_000)
+        if "drawn anew" in title:
+            schedule = dataclasses.replace(FULL, fresh_latents=True)
+        name = f"question-{distribution}-{title.replace(',', '').replace(' ', '-')}"
+        each = [soft_introvae(distribution, **changes)]
+        made.append(Cell(name, distribution, each, SEEDS, schedule, precision))
+    return made
+
+
+def title(cell: Cell) -> str:
+    """The question's of which a cell is the answer."""
+    made = questions(cell.distribution, cell.precision)
+    return list(QUESTIONS)[[other.name for other in made].index(cell.name)]

@@ -7,7 +7,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from pipeline.objective import VAE, Objective, Terms
+from pipeline.objective import VAE, Objective, Terms, draw
 from pipeline.studies.two_d.data import DISTRIBUTIONS
 from pipeline.studies.two_d.networks import Ensemble, Precision
 
@@ -22,6 +22,11 @@ class Schedule:
     batch: int = 512
     """Points of each model."""
     lr: float = 2e-4
+    fresh_latents: bool = False
+    """Draw z and x_f anew for the decoder's update, with the updated encoder (spec B.6-3)."""
+    target_every: int = 0
+    """Make x_ff with a second decoder, a copy of the decoder each so many iterations; 0: without.
+    The bootstrap form (spec H)."""
 
     def rate(self, iteration: int) -> float:
         drops = (3 * iteration >= self.iterations) + (2 * iteration >= self.iterations)
@@ -63,9 +68,7 @@ class Training:
         self.draw = DISTRIBUTIONS[distribution].draw
         self.schedule, self.device, self.iteration = schedule, torch.device(device), 0
         self.objective = stacked(objectives, device)
-        self.warm_up = VAE(
-            beta_rec=self.objective.beta_rec, beta_kl=self.objective.beta_kl, s=1.0
-        )
+        self.warm_up = VAE(beta_rec=self.objective.beta_rec, beta_kl=self.objective.beta_kl, s=1.0)
         self.model = Ensemble(seeds, precision).to(device)
         self.parts = [list(n.parameters()) for n in (self.model.encoder, self.model.decoder)]
         self.optimizers = [
@@ -78,8 +81,14 @@ class Training:
         if self.iteration < self.schedule.warm_up:
             objective = self.warm_up
         x = self.draw(self.schedule.batch * self.model.count, self.device)
+        if self.schedule.target_every and self.iteration % self.schedule.target_every == 0:
+            self.model.renew_target()
         product, images, terms = objective.encoder_step(self.model, x)
         self._update(0, product)
+        if self.schedule.fresh_latents and objective is not self.warm_up:
+            with torch.no_grad():
+                z = draw(*self.model.encode(x))
+            images = [self.model.decode(z), self.model.generate(len(x))]
         product, more = objective.decoder_step(self.model, x, images)
         self._update(1, product)
         self.iteration += 1
@@ -103,6 +112,9 @@ class Training:
         state = {"iteration": torch.tensor(self.iteration), "random": torch.get_rng_state()}
         if self.device.type == "cuda":
             state["random.cuda"] = torch.cuda.get_rng_state(self.device)
+        if self.model.target is not None:
+            target = self.model.target.state_dict()
+            state |= {f"target.{name}": value for name, value in target.items()}
         for p, optimizer, number in self._parameters():
             state[f"{number}"] = p.detach()
             for name, value in optimizer.state[p].items():
@@ -115,6 +127,10 @@ class Training:
         torch.set_rng_state(state["random"])
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(state["random.cuda"], self.device)
+        if "target.weights.0" in state:
+            self.model.renew_target()
+            target = {k: state[f"target.{k}"] for k in self.model.target.state_dict()}
+            self.model.target.load_state_dict(target)
         for p, optimizer, number in self._parameters():
             p.data.copy_(state[f"{number}"])
             names = [n for n in ("step", "exp_avg", "exp_avg_sq") if f"{number}.{n}" in state]
