@@ -12,22 +12,35 @@ Each `encoder_step` returns (inner product for the encoder, images, terms), and 
 `decoder_step`, to be called with the encoder updated, (inner product for the decoder, terms).
 Terms are detached batch means, by name. `scale` multiplies what is sent backwards through
 half-precision networks (and is divided out again); the inner products are unscaled.
+
+A coefficient may be a tensor (K,) instead of a number, where one batch holds K models that train
+together (`pipeline.studies.two_d.networks`): the samples n = k, K + k, 2 K + k, ... are model k's.
 """
 
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import torch
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, ValidatorFunctionWrapHandler, WrapValidator
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+
+def _number_or_tensor(value: Any, number: ValidatorFunctionWrapHandler) -> float | Tensor:
+    return value if isinstance(value, Tensor) else number(value)
+
+
 Terms = dict[str, Tensor]
-NonNegative = Annotated[float, Field(ge=0)]
+NonNegative = Annotated[float, Field(ge=0), WrapValidator(_number_or_tensor)]
+Positive = Annotated[float, Field(gt=0), WrapValidator(_number_or_tensor)]
 STRICT = ConfigDict(extra="forbid")
 
 
 class Model(Protocol):
-    """What an objective asks of a pair of networks. All tensors are at least float32."""
+    """What an objective asks of a pair of networks. All tensors are at least float32.
+
+    A model may have a `decode_again` besides, as `decode`: a second decoder, which makes x_ff
+    (the bootstrap form of Soft-IntroVAE, spec H).
+    """
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x (B, ...) to mu and logvar of q(z|x), each (B, d)."""
@@ -70,6 +83,20 @@ def inner_product(outputs: list[Tensor], gradients: list[Tensor]) -> Tensor:
     return sum((y * g).sum() for y, g in zip(outputs, gradients, strict=True))
 
 
+def of_samples(coefficient: float | Tensor, values: Tensor) -> float | Tensor:
+    """`coefficient` as it multiplies per-sample values (N,): that of K models becomes (N,)."""
+    if isinstance(coefficient, Tensor):
+        return coefficient.repeat(len(values) // len(coefficient))
+    return coefficient
+
+
+def weighted_mean(coefficient: float | Tensor, values: Tensor) -> Tensor:
+    """The batch mean of coefficient * value."""
+    if isinstance(coefficient, Tensor):
+        return (of_samples(coefficient, values) * values).mean()
+    return coefficient * values.mean()
+
+
 @dataclass(frozen=True, config=STRICT)
 class VAE:
     """L = s (beta_rec Rec + beta_kl KL), for both networks (equation 1 with betas)."""
@@ -86,16 +113,20 @@ class VAE:
         z_cut = leaf(z)
         x_r = model.decode(z_cut)
         s = scale_of(self, x)
-        rec, kl = squared_error(x, x_r).mean(), kl_divergence(mu, logvar).mean()
-        (g,) = gradients(s * self.beta_rec * rec, [z_cut], scale, keep=True)
-        loss = s * (self.beta_rec * rec + self.beta_kl * kl).detach()
-        terms = {"loss_E": loss, "rec": rec.detach(), "kl_real": kl.detach()}
-        return inner_product([z], [g]) + s * self.beta_kl * kl, [x_r], terms
+        rec, kl = squared_error(x, x_r), kl_divergence(mu, logvar)
+        loss, reached = weighted_mean(s * self.beta_rec, rec), weighted_mean(s * self.beta_kl, kl)
+        (g,) = gradients(loss, [z_cut], scale, keep=True)
+        terms = {
+            "loss_E": (loss + reached).detach(),
+            "rec": rec.detach().mean(),
+            "kl_real": kl.detach().mean(),
+        }
+        return inner_product([z], [g]) + reached, [x_r], terms
 
     def decoder_step(self, model: Model, x: Tensor, images: list[Tensor], scale: float = 1.0):
         (x_r,) = images
         x_cut = leaf(x_r)
-        loss = scale_of(self, x) * self.beta_rec * squared_error(x, x_cut).mean()
+        loss = weighted_mean(scale_of(self, x) * self.beta_rec, squared_error(x, x_cut))
         return inner_product([x_r], gradients(loss, [x_cut], 1.0)), {"loss_D": loss.detach()}
 
 
@@ -107,7 +138,7 @@ class IntroVAE:
     L_D = s (beta_rec Rec + beta_neg KL_f)
     """
 
-    margin: Annotated[float, Field(gt=0)]
+    margin: Positive
     """m, in nats."""
     method: Literal["introvae"] = "introvae"
     beta_rec: NonNegative = 1.0
@@ -124,24 +155,25 @@ class IntroVAE:
         images = [model.decode(z_cut), model.generate(len(x))]
         mu_f, logvar_f = model.encode(fakes(self, images).detach())
         s = scale_of(self, x)
-        rec, kl = squared_error(x, images[0]).mean(), kl_divergence(mu, logvar).mean()
+        rec, kl = squared_error(x, images[0]), kl_divergence(mu, logvar)
         kl_f = kl_divergence(mu_f, logvar_f)
-        hinge = (self.margin - kl_f).clamp_min(0).mean()
-        (g,) = gradients(s * self.beta_rec * rec, [z_cut], scale, keep=True)
-        reached = s * (self.beta_kl * kl + self.beta_neg * hinge)
+        hinge = (of_samples(self.margin, kl_f) - kl_f).clamp_min(0)
+        loss = weighted_mean(s * self.beta_rec, rec)
+        (g,) = gradients(loss, [z_cut], scale, keep=True)
+        reached = weighted_mean(s * self.beta_kl, kl) + weighted_mean(s * self.beta_neg, hinge)
         terms = {
-            "loss_E": s * self.beta_rec * rec.detach() + reached.detach(),
-            "rec": rec.detach(),
-            "kl_real": kl.detach(),
+            "loss_E": (loss + reached).detach(),
+            "rec": rec.detach().mean(),
+            "kl_real": kl.detach().mean(),
             **by_kind(self, "kl", kl_f),
         }
         return inner_product([z], [g]) + reached, images, terms
 
     def decoder_step(self, model: Model, x: Tensor, images: list[Tensor], scale: float = 1.0):
         cut = [leaf(y) for y in images]
-        kl_f = kl_divergence(*model.encode(fakes(self, cut))).mean()
-        rec = squared_error(x, cut[0]).mean()
-        loss = scale_of(self, x) * (self.beta_rec * rec + self.beta_neg * kl_f)
+        kl_f = kl_divergence(*model.encode(fakes(self, cut)))
+        s, rec = scale_of(self, x), squared_error(x, cut[0])
+        loss = weighted_mean(s * self.beta_rec, rec) + weighted_mean(s * self.beta_neg, kl_f)
         product = inner_product(images, gradients(loss, cut, scale))
         return product, {"loss_D": loss.detach()}
 
@@ -164,14 +196,15 @@ class SoftIntroVAE:
     beta_kl: NonNegative = 1.0
     beta_neg: NonNegative = 256.0
     """beta_kl within the exponential; of the order of the latent's length."""
-    alpha: Annotated[float, Field(gt=0)] = 2.0
+    alpha: Positive = 2.0
     gamma: NonNegative = 1.0
     gamma_r: NonNegative = 0.0
     """Weight of the generated images' reconstruction error in L_D. The paper's 1e-8 is below the
     resolution of float32 and costs two decoder passes (spec B.6-5): the default is not to pay."""
-    gamma_r_reaches: Literal["x_f", "x_ff"] = "x_f"
-    """Through which image that error trains the decoder: x_f as in Algorithm 1, x_ff held fixed,
-    or x_ff as in the published code, x_f held fixed (spec B.6-4)."""
+    gamma_r_reaches: Literal["x_f", "x_ff", "x_f and z_ff"] = "x_f"
+    """Through what that error trains the decoder: x_f as in Algorithm 1, x_ff held fixed; x_ff as
+    in the published code, x_f held fixed (spec B.6-4); or x_f both as itself and through z_ff, as
+    with a second decoder (spec H)."""
     reconstructions_as_fakes: bool = False
     """Half of the generated images are reconstructions (spec B.6-1)."""
     target_gradient: bool = False
@@ -189,19 +222,21 @@ class SoftIntroVAE:
         mu_f, logvar_f = model.encode(x_f.detach())
         z_f = draw(mu_f, logvar_f)
         cut = [z_cut, leaf(z_f), leaf(mu_f), leaf(logvar_f)]
-        x_ff = model.decode(cut[1])
+        x_ff = decode_again(model, cut[1])
         s = scale_of(self, x)
-        rec, kl = squared_error(x, images[0]).mean(), kl_divergence(mu, logvar).mean()
+        rec, kl = squared_error(x, images[0]), kl_divergence(mu, logvar)
         target = x_f if self.target_gradient else x_f.detach()
         rec_f, kl_f = squared_error(target, x_ff), kl_divergence(*cut[2:])
-        exp_elbo = (-self.alpha * s * (self.beta_rec * rec_f + self.beta_neg * kl_f)).exp()
-        loss = s * self.beta_rec * rec + exp_elbo.mean() / self.alpha
+        weights = [of_samples(c, kl_f) for c in (self.alpha, self.beta_rec, self.beta_neg)]
+        exp_elbo = (-weights[0] * s * (weights[1] * rec_f + weights[2] * kl_f)).exp()
+        loss = weighted_mean(s * self.beta_rec, rec) + weighted_mean(1 / self.alpha, exp_elbo)
         products = gradients(loss, cut, scale, keep=True)
-        product = inner_product([z, z_f, mu_f, logvar_f], products) + s * self.beta_kl * kl
+        reached = weighted_mean(s * self.beta_kl, kl)
+        product = inner_product([z, z_f, mu_f, logvar_f], products) + reached
         terms = {
-            "loss_E": (loss + s * self.beta_kl * kl).detach(),
-            "rec": rec.detach(),
-            "kl_real": kl.detach(),
+            "loss_E": (loss + reached).detach(),
+            "rec": rec.detach().mean(),
+            "kl_real": kl.detach().mean(),
             **by_kind(self, "kl", kl_f),
             **by_kind(self, "exp_elbo", exp_elbo),
         }
@@ -212,20 +247,23 @@ class SoftIntroVAE:
         x_f = fakes(self, cut)
         mu_f, logvar_f = model.encode(x_f)
         s = scale_of(self, x)
-        rec, kl_f = squared_error(x, cut[0]).mean(), kl_divergence(mu_f, logvar_f).mean()
-        loss = s * (self.beta_rec * rec + self.gamma * self.beta_kl * kl_f)
+        rec, kl_f = squared_error(x, cut[0]), kl_divergence(mu_f, logvar_f)
+        loss = weighted_mean(s * self.beta_rec, rec)
+        loss = loss + weighted_mean(s * self.gamma * self.beta_kl, kl_f)
         outputs = list(images)
-        if self.gamma_r:
-            z_f = draw(mu_f, logvar_f).detach()
-            with torch.set_grad_enabled(self.gamma_r_reaches == "x_ff"):
-                x_ff = model.decode(z_f)
+        if isinstance(self.gamma_r, Tensor) or self.gamma_r:
+            z_f = draw(mu_f, logvar_f)
+            if self.gamma_r_reaches != "x_f and z_ff":
+                z_f = z_f.detach()
+            with torch.set_grad_enabled(self.gamma_r_reaches != "x_f"):
+                x_ff = decode_again(model, z_f)
             if self.gamma_r_reaches == "x_ff":
                 x_f = x_f.detach()
                 outputs.append(x_ff)
                 x_ff = leaf(x_ff)
                 cut.append(x_ff)
-            rec_f = squared_error(x_f, x_ff).mean()
-            loss = loss + s * self.gamma * self.gamma_r * self.beta_rec * rec_f
+            weight = s * self.gamma * self.gamma_r * self.beta_rec
+            loss = loss + weighted_mean(weight, squared_error(x_f, x_ff))
         return inner_product(outputs, gradients(loss, cut, scale)), {"loss_D": loss.detach()}
 
 
@@ -235,6 +273,11 @@ Objective = VAE | IntroVAE | SoftIntroVAE
 def scale_of(objective: Objective, x: Tensor) -> float:
     """s: as configured, else one over the number of values in an image of x."""
     return objective.s if objective.s is not None else 1.0 / x[0].numel()
+
+
+def decode_again(model: Model, z: Tensor) -> Tensor:
+    """x_ff: by the model's second decoder, if it has one."""
+    return getattr(model, "decode_again", model.decode)(z)
 
 
 def fakes(objective: IntroVAE | SoftIntroVAE, images: list[Tensor]) -> Tensor:

@@ -1,5 +1,6 @@
 """The objectives against their equations, and what they cost."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import pytest
@@ -35,9 +36,21 @@ class Toy:
         return self.d(torch.randn(count, 2, dtype=torch.float64).tanh())
 
 
-def gradients(objective, seed=3):
+class TwoDecoders(Toy):
+    """With a frozen second decoder, for x_ff."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.target = torch.nn.Linear(2, 3).double().requires_grad_(False)
+
+    def decode_again(self, z):
+        return self.target(z.tanh())
+
+
+def gradients(objective, seed=3, kind=Toy):
     """The gradients that an objective sends to the encoder's and the decoder's parameters."""
-    toy = Toy()
+    toy = kind()
     torch.manual_seed(seed)
     x = torch.randn(5, 3, dtype=torch.float64)
     product, images, terms = objective.encoder_step(toy, x)
@@ -160,6 +173,58 @@ def test_the_reconstruction_of_fakes_trains_the_decoder_as_asked(reaches):
     extra = torch.autograd.grad(S * 0.5 * 0.7 * squared_error(*pair).mean(), toy.d.parameters())
     for a, b, c in zip(with_d, without_d, extra, strict=True):
         torch.testing.assert_close(a - b, c, rtol=1e-9, atol=1e-12)
+
+
+def test_a_second_decoder_makes_x_ff_and_passes_gradient_to_x_f():
+    base = dict(beta_rec=0.7, beta_kl=0.3, beta_neg=1.1)
+    bootstrap = SoftIntroVAE(**base, gamma_r=0.5, gamma_r_reaches="x_f and z_ff")
+    found_e, with_d, _, _ = gradients(bootstrap, kind=TwoDecoders)
+    _, without_d, _, _ = gradients(SoftIntroVAE(**base), kind=TwoDecoders)
+    assert not torch.allclose(found_e[0], gradients(bootstrap)[0][0]), "x_ff of the encoder's step"
+    toy = TwoDecoders()
+    torch.manual_seed(3)
+    x = torch.randn(5, 3, dtype=torch.float64)
+    draw(*toy.encode(x))
+    x_f = toy.generate(5)
+    draw(*toy.encode(x_f.detach()))  # of the encoder's update
+    x_ff = toy.decode_again(draw(*toy.encode(x_f)))  # of the decoder's
+    extra = torch.autograd.grad(S * 0.5 * 0.7 * squared_error(x_f, x_ff).mean(), toy.d.parameters())
+    for a, b, c in zip(with_d, without_d, extra, strict=True):
+        torch.testing.assert_close(a - b, c, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "each",
+    [
+        [VAE(beta_rec=0.7), VAE(beta_rec=0.2)],
+        [IntroVAE(margin=0.1, beta_kl=0.3), IntroVAE(margin=0.4, beta_kl=0.3)],
+        [SoftIntroVAE(beta_neg=1.1, gamma_r=0.5), SoftIntroVAE(beta_neg=0.2, gamma_r=1.0)],
+    ],
+)
+def test_a_coefficient_for_each_model_is_a_number_for_each(each):
+    """Two models that are one network: every other sample is the first's."""
+    names = {"beta_rec", "margin", "beta_neg", "gamma_r"} & set(vars(each[0]))
+    both = {n: torch.tensor([getattr(o, n) for o in each], dtype=torch.float64) for n in names}
+    toy, x = Toy(), torch.randn(6, 3, dtype=torch.float64)
+    noise = torch.randn(3, 6, 2, dtype=torch.float64)
+
+    def found(objective, which):
+        drawn = iter(noise[:, which])
+        toy.generate = lambda count: toy.decode(drawn_prior)
+        drawn_prior = noise[0, which]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("pipeline.objective.draw", lambda m, v: m + (v / 2).exp() * next(drawn))
+            first, images, _ = objective.encoder_step(toy, x[which])
+            second, _ = objective.decoder_step(toy, x[which], images)
+        return torch.autograd.grad(first + second, [*toy.e.parameters(), *toy.d.parameters()])
+
+    if isinstance(each[0], IntroVAE):
+        both["reconstructions_as_fakes"] = False
+        each = [dataclasses.replace(o, reconstructions_as_fakes=False) for o in each]
+    together = found(dataclasses.replace(each[0], **both), slice(None))
+    apart = [found(objective, slice(k, None, 2)) for k, objective in enumerate(each)]
+    for whole, first, second in zip(together, *apart, strict=True):
+        torch.testing.assert_close(whole, (first + second) / 2)
 
 
 def test_the_target_can_pass_gradient_to_the_encoder():

@@ -1,0 +1,1 @@
+"""Studies of the objectives apart from images."""

@@ -1,0 +1,173 @@
+"""The unit of work: an ensemble trained and measured, in a folder of its own.
+
+A cell depends on no other, so cells can run side by side, on any machines that see the folder.
+Killed at any moment, it continues from its checkpoint and ends with an equal result.
+"""
+
+import json
+import time
+import zlib
+from pathlib import Path
+
+import torch
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+from safetensors.torch import load_file, save_file
+
+from pipeline.config import flat, parse, plain
+from pipeline.files import whole
+from pipeline.objective import Objective
+from pipeline.studies.two_d import metrics
+from pipeline.studies.two_d.data import DISTRIBUTIONS
+from pipeline.studies.two_d.networks import Ensemble, Precision
+from pipeline.studies.two_d.training import Schedule, Training
+from pipeline.tracking import Tracking, TrackingConfig
+
+EVERY = 500  # iterations from one line and checkpoint to the next
+
+
+class CellError(Exception):
+    """A cell that cannot be run as asked; the message names it and the way out."""
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Cell:
+    """What is trained: `objectives` times `seeds` models of one distribution."""
+
+    name: str
+    distribution: str
+    objectives: list[Objective]
+    seeds: list[int]
+    schedule: Schedule
+    precision: Precision = "fp32"
+
+    def members(self) -> list[tuple[int, int]]:
+        """(index of the objective, seed) of each model, in the order of the ensemble."""
+        return [(i, seed) for i in range(len(self.objectives)) for seed in self.seeds]
+
+    def training(self, device: torch.device | str) -> Training:
+        members = self.members()
+        objectives = [self.objectives[i] for i, _ in members]
+        seeds = [seed for _, seed in members]
+        torch.manual_seed(zlib.crc32(self.name.encode()))
+        return Training(self.distribution, objectives, seeds, self.schedule, self.precision, device)
+
+
+def result(folder: Path, cell: Cell) -> dict | None:
+    """The result of a cell in `folder` if it is there: {"cell", "models", "terms", "seconds"}."""
+    path = folder / cell.name / "result.json"
+    if not path.exists():
+        return None
+    found = json.loads(path.read_text())
+    if found["cell"] != plain(cell):
+        raise CellError(
+            f"{path} was made with other settings than are asked for now; name another --out, or "
+            f"remove {path.parent} to make it anew"
+        )
+    return found
+
+
+def models(folder: Path, cell: Cell) -> Ensemble:
+    """The trained models of a finished cell."""
+    ensemble = Ensemble([seed for _, seed in cell.members()])
+    ensemble.load_state_dict(load_file(folder / cell.name / "weights.safetensors"))
+    return ensemble
+
+
+def weights(model: Ensemble) -> dict[str, torch.Tensor]:
+    """Without the second decoder's."""
+    return {k: v for k, v in model.state_dict().items() if not k.startswith("target.")}
+
+
+def run(cell: Cell, folder: Path, tracking: TrackingConfig, device: torch.device | str) -> dict:
+    """Trains and measures a cell, or continues; what `result` will give from now on."""
+    found = result(folder, cell)
+    if found is not None:
+        return found
+    here = folder / cell.name
+    here.mkdir(parents=True, exist_ok=True)
+    _claim(here, cell)
+    tracker = Tracking(tracking, here, cell.name, {"distribution": cell.distribution})
+    tracker.parameters(flat(plain(cell)))
+    training = cell.training(device)
+    terms, seconds = _train(cell, training, here, tracker)
+    found = {
+        "cell": plain(cell),
+        "models": _measured(cell, training),
+        "terms": terms,
+        "seconds": round(seconds, 1),
+    }
+    _tell(cell, found, tracker)
+    with whole(here / "weights.safetensors") as beside:
+        save_file({k: v.cpu() for k, v in weights(training.model).items()}, beside)
+    with whole(here / "result.json") as beside:
+        beside.write_text(json.dumps(found, indent=1) + "\n")
+    (here / "checkpoint.safetensors").unlink(missing_ok=True)
+    return found
+
+
+def _claim(here: Path, cell: Cell) -> None:
+    """Sees to it that a checkpoint in the folder is this cell's."""
+    path, ours = here / "cell.json", plain(cell)
+    if path.exists() and json.loads(path.read_text()) != ours:
+        raise CellError(
+            f"{here} holds a cell begun with other settings; name another --out, or remove it"
+        )
+    with whole(path) as beside:
+        beside.write_text(json.dumps(ours, indent=1) + "\n")
+
+
+def _train(cell: Cell, training: Training, here: Path, tracker: Tracking) -> tuple[dict, float]:
+    """To the last iteration; the last terms, and the seconds that all of it took."""
+    path, spent, terms = here / "checkpoint.safetensors", 0.0, {}
+    if path.exists():
+        state = load_file(path)
+        spent = float(state.pop("seconds"))
+        terms = {k[6:]: float(state.pop(k)) for k in list(state) if k.startswith("terms.")}
+        training.load_state(state)
+        print(f"{cell.name}: continues at iteration {training.iteration}", flush=True)
+    started = time.monotonic() - spent
+    while training.iteration < cell.schedule.iterations:
+        latest = training.step()
+        if training.iteration % EVERY == 0 or training.iteration == cell.schedule.iterations:
+            terms = {name: value.item() for name, value in latest.items()}
+            spent = time.monotonic() - started
+            _save(path, training, terms, spent)
+            tracker.metrics(training.iteration, terms)
+            line = " ".join(f"{name} {value:.4g}" for name, value in terms.items())
+            print(f"{cell.name} {training.iteration} {spent:.0f}s {line}", flush=True)
+    return terms, spent
+
+
+def _save(path: Path, training: Training, terms: dict[str, float], seconds: float) -> None:
+    more = {f"terms.{name}": torch.tensor(v, dtype=torch.float64) for name, v in terms.items()}
+    more["seconds"] = torch.tensor(seconds, dtype=torch.float64)
+    with whole(path) as beside:
+        save_file({**training.state(), **more}, beside)
+
+
+def _measured(cell: Cell, training: Training) -> list[dict]:
+    """A row for each model. Measuring is in float32, whatever the training was in."""
+    model = Ensemble([0] * training.model.count)
+    model.load_state_dict(weights(training.model))
+    rows = metrics.measure(model.to(training.device), DISTRIBUTIONS[cell.distribution])
+    where = [{"objective": i, "seed": seed} for i, seed in cell.members()]
+    for place, row in zip(where, rows):
+        # JSON knows no NaN
+        place |= {name: value if value == value else None for name, value in row.items()}
+    return where
+
+
+def _tell(cell: Cell, found: dict, tracker: Tracking) -> None:
+    last = cell.schedule.iterations
+    for row in found["models"]:
+        key = f"objective{row['objective']}_seed{row['seed']}"
+        values = {k: v for k, v in row.items() if k not in ("objective", "seed") and v is not None}
+        tracker.metrics(last, {f"{key}/{name}": value for name, value in values.items()})
+    tracker.end("FINISHED", whole_training=True)
+
+
+def read(folder: Path, name: str) -> Cell:
+    """The cell of this name that was begun in `folder`."""
+    path = folder / name / "cell.json"
+    return parse(Cell, json.loads(path.read_text()), str(path))

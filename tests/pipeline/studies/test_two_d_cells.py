@@ -1,0 +1,187 @@
+"""Cells that are killed, asked for again, and asked for with other settings; and the commands."""
+
+import json
+import multiprocessing
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mlflow import MlflowClient
+from PIL import Image
+from safetensors.torch import load_file
+
+from pipeline.objective import SoftIntroVAE
+from pipeline.studies.two_d import __main__ as command
+from pipeline.studies.two_d import cells, metrics, settings, training
+from pipeline.studies.two_d.cells import Cell, CellError
+from pipeline.studies.two_d.training import Schedule
+from pipeline.tracking import TrackingConfig
+
+TRACKING = TrackingConfig(experiment="two-d")
+CELL = Cell(
+    "small",
+    "rings",
+    [SoftIntroVAE(beta_rec=0.2, beta_kl=0.2, beta_neg=n) for n in (0.5, 1.0)],
+    [3, 4],
+    Schedule(iterations=50, warm_up=10, batch=8),
+)
+
+
+def shrink(set_to=setattr) -> None:
+    """Makes measuring, and the way from checkpoint to checkpoint, short."""
+    for module, name, value in [
+        (metrics, "GRID", 32),
+        (metrics, "POINTS", 500),
+        (metrics, "POINTS_IN_NATS", 1_000),
+        (cells, "EVERY", 20),
+    ]:
+        set_to(module, name, value)
+
+
+@pytest.fixture
+def small(monkeypatch):
+    shrink(monkeypatch.setattr)
+
+
+def run_until(folder: Path, last: int) -> None:
+    """Runs the cell in this process, which is killed where iteration `last` would begin."""
+    shrink()
+    step = training.Training.step
+
+    def fatal_step(self):
+        if self.iteration == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step(self)
+
+    training.Training.step = fatal_step
+    cells.run(CELL, folder, TRACKING, "cpu")
+
+
+def test_a_killed_cell_continues_to_an_equal_result(tmp_path, small, capsys):
+    torch.manual_seed(1)
+    expected = cells.run(CELL, tmp_path / "whole", TRACKING, "cpu")
+    for last in (35, 49):
+        child = multiprocessing.get_context("forkserver").Process(
+            target=run_until, args=(tmp_path / "killed", last)
+        )
+        child.start()
+        child.join(120)
+        assert child.exitcode == -signal.SIGKILL
+        assert cells.result(tmp_path / "killed", CELL) is None
+    torch.manual_seed(2)
+    found = cells.run(CELL, tmp_path / "killed", TRACKING, "cpu")
+    assert "continues at iteration 40" in capsys.readouterr().out
+    for one in (expected, found):
+        one.pop("seconds")
+    assert found == expected
+    a, b = (load_file(tmp_path / n / "small" / "weights.safetensors") for n in ("whole", "killed"))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert not (tmp_path / "killed" / "small" / "checkpoint.safetensors").exists()
+
+
+def test_a_finished_cell_is_read_and_has_one_run_in_mlflow(tmp_path, small, monkeypatch):
+    found = cells.run(CELL, tmp_path, TRACKING, "cpu")
+    assert [(r["objective"], r["seed"]) for r in found["models"]] == CELL.members()
+    monkeypatch.delattr(training.Training, "step")
+    assert cells.run(CELL, tmp_path, TRACKING, "cpu") == found
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("two-d").experiment_id
+    (run,) = client.search_runs([experiment])
+    assert run.info.status == "FINISHED" and run.data.params["objectives.1.beta_neg"] == "1.0"
+    assert run.data.metrics["objective1_seed3/jsd"] == pytest.approx(found["models"][2]["jsd"])
+    assert [p.step for p in client.get_metric_history(run.info.run_id, "rec")] == [20, 40, 50]
+
+
+def test_other_settings_are_refused(tmp_path, small):
+    cells.run(CELL, tmp_path, TRACKING, "cpu")
+    other = Cell("small", "rings", CELL.objectives, [0], CELL.schedule)
+    with pytest.raises(CellError, match=r"result.json was made with other settings.* --out"):
+        cells.run(other, tmp_path, TRACKING, "cpu")
+    (tmp_path / "small" / "result.json").unlink()
+    with pytest.raises(CellError, match="begun with other settings"):
+        cells.run(other, tmp_path, TRACKING, "cpu")
+
+
+def test_a_diverged_model_is_told_as_such(tmp_path, small, monkeypatch):
+    made = Cell.training
+
+    def broken(self, device):
+        training = made(self, device)
+        training.parts[0][0].data[1] = float("nan")
+        return training
+
+    monkeypatch.setattr(Cell, "training", broken)
+    rows = cells.run(CELL, tmp_path, TRACKING, "cpu")["models"]
+    assert [row["gnelbo"] is None for row in rows] == [False, True, False, False]
+    assert rows[1]["jsd"] is None
+
+
+def say(monkeypatch, *words: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["two_d", *words])
+    command.main()
+
+
+@pytest.fixture
+def brief(small, monkeypatch):
+    """Every cell of the study at 30 iterations of 8 points, with two seeds."""
+    schedule = Schedule(iterations=30, warm_up=10, batch=8)
+    monkeypatch.setattr(settings, "FULL", schedule)
+    monkeypatch.setattr(settings, "SHORT", schedule)
+    monkeypatch.setattr(settings, "SEEDS", [0, 1])
+
+
+def test_table2_of_one_row_and_its_figure(tmp_path, brief, monkeypatch, capsys):
+    words = ["table2", "--distributions", "rings", "--out", str(tmp_path), "--precision", "fp32"]
+    say(monkeypatch, *words, "--task", "1", "--tasks", "2")
+    assert sorted(p.parent.name for p in tmp_path.glob("*/result.json")) == [
+        "table2-rings-introvae"
+    ]
+    say(monkeypatch, *words)
+    text = (tmp_path / "table2.md").read_text()
+    (row,) = [line for line in text.splitlines() if line.startswith("| Rings | KL |")]
+    assert row.count("±") == 6 and "9.18 ± 0.33" in row
+    assert text.count("not run") == 3 * 6 * 3 and "3 of 12 cells" in text
+    table = json.loads((tmp_path / "table2.json").read_text())
+    rows = {(row["distribution"], row["method"]): row for row in table["rows"]}
+    assert rows["rings", "vae"]["seeds"] == [0, 1]
+    assert rows["rings", "vae"]["measured"]["kl"]["models"] == 2
+    assert "measured" not in rows["spirals", "vae"]
+    with Image.open(tmp_path / "figure2.png") as picture:
+        assert picture.width > 700
+    assert (tmp_path / "figure2.png").stat().st_size < 1 << 20
+    capsys.readouterr()
+    monkeypatch.delattr(training.Training, "step")
+    say(monkeypatch, *words)  # nothing is trained again
+
+
+def test_search_figure3_and_questions(tmp_path, brief, monkeypatch):
+    out = ["--out", str(tmp_path), "--report", str(tmp_path / "report")]
+    monkeypatch.setattr(settings, "FIGURE3_MARGINS", [1.0, 3.0, 9.0])
+    say(monkeypatch, "search", "--distributions", "rings", *out)
+    searched = json.loads((tmp_path / "report" / "search.json").read_text())
+    margins = [line["margin"] for line in searched["search-rings-introvae"]]
+    assert margins == settings.SEARCHED_MARGINS
+    say(monkeypatch, "questions", *out)
+    answers = json.loads((tmp_path / "report" / "questions.json").read_text())
+    assert [line[""] for line in answers] == list(settings.QUESTIONS)
+    assert len({line["kl_nats"]["mean"] for line in answers}) == len(answers)
+    say(monkeypatch, "figure3", *out)
+    lines = json.loads((tmp_path / "report" / "figure3.json").read_text())
+    assert [(line["margin"], line["jsd"]["models"]) for line in lines] == [(1, 2), (3, 2), (9, 2)]
+    with Image.open(tmp_path / "report" / "figure3.png") as picture:
+        assert picture.width > 700
+
+
+def test_wrong_arguments_end_with_one_line(tmp_path, brief, monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        say(monkeypatch, "table2", "--task", "2", "--tasks", "2", "--out", str(tmp_path))
+    assert "--task 2 is not one of 0 to 1" in capsys.readouterr().err
+    monkeypatch.setattr(settings, "questions", lambda *_: [CELL])
+    other = Cell("small", "rings", CELL.objectives, [0], CELL.schedule)
+    (tmp_path / "small").mkdir()
+    (tmp_path / "small" / "cell.json").write_text(json.dumps(cells.plain(other)))
+    with pytest.raises(SystemExit, match=r"two_d: .*begun with other settings"):
+        say(monkeypatch, "questions", "--out", str(tmp_path))
