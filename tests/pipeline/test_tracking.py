@@ -1,5 +1,6 @@
 """Runs in a real MLflow server, which comes and goes."""
 
+import os
 import subprocess
 import sys
 import time
@@ -23,7 +24,14 @@ def server(root: Path, port: int):
     command += ["--backend-store-uri", f"sqlite:///{root / 'server.db'}"]
     command += ["--artifacts-destination", str(root / "artifacts")]
     with (root / "server.log").open("ab") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(
+            command,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env=os.environ
+            | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},  # starts twice as fast
+        )
     try:
         deadline = time.monotonic() + 60
         while True:
