@@ -58,9 +58,13 @@ class Training:
         record.touch()
         if len(list(record.parent.glob(f"{record.name.rpartition('-')[0]}-*"))) > TRIES:
             raise error
-        shown = subprocess.run(
-            ["scontrol", "show", "job", job], check=True, capture_output=True, text=True
-        )
+        try:
+            shown = subprocess.run(
+                ["scontrol", "show", "job", job], check=True, capture_output=True, text=True
+            )
+        except (OSError, subprocess.CalledProcessError) as refusal:
+            print(f"job {job} cannot be requeued from here ({refusal}): run the command again")
+            raise error from None
         if f"Restarts={restarts} " in shown.stdout:  # else another process was quicker
             print(f"lost the connection to other processes ({error}): job {job} is requeued")
             sys.stdout.flush()
