@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 import torch
 
+from pipeline.objective import draw, kl_divergence, squared_error
 from pipeline.studies.two_d import metrics, settings
 from pipeline.studies.two_d.data import DISTRIBUTIONS
 from pipeline.studies.two_d.training import Schedule, Training
@@ -32,6 +33,7 @@ def test_soft_introvae_on_rings():
         terms = training.step()
         if training.iteration > 1_000:
             mean.update({name: value.item() / 1_000 for name, value in terms.items()})
+    assert_gradients_as_published(training)
     assert set(mean) == set(EXPECTED)
     for name, (value, tolerance) in EXPECTED.items():
         assert mean[name] == pytest.approx(value, rel=tolerance), (name, mean)
@@ -41,3 +43,31 @@ def test_soft_introvae_on_rings():
     for k in range(2):
         found = metrics.divergences(rings.draw(20_000).numpy(), drawn[:, k], rings.half_range)
         assert found["jsd_nats"] < 0.35, "of at most 0.69: rings begin to show"
+
+
+def assert_gradients_as_published(training: Training) -> None:
+    """Those of a step, for weights that have learnt, against spec G's losses with a graph each."""
+    model, (E, D) = training.model, training.parts
+    x = training.draw(2 * 256, "cpu")
+    torch.manual_seed(7)
+    product, images, _ = training.objective.encoder_step(model, x)
+    ours = torch.autograd.grad(product, E, retain_graph=True)
+    product, _ = training.objective.decoder_step(model, x, images)
+    ours += torch.autograd.grad(product, D)
+
+    torch.manual_seed(7)
+    mu, logvar = model.encode(x)
+    z = draw(mu, logvar)
+    fakes = torch.cat([model.decode(z), model.generate(len(x))])
+    real = 0.2 * squared_error(x, fakes[: len(x)]) + 0.2 * kl_divergence(mu, logvar)
+    mu_f, logvar_f = model.encode(fakes.detach())
+    error = squared_error(fakes, model.decode(draw(mu_f, logvar_f)))
+    fake = 0.2 * error + 1.0 * kl_divergence(mu_f, logvar_f)
+    loss = 0.5 * real.mean() + 0.5 * (-2 * 0.5 * fake).exp().mean()
+    published = torch.autograd.grad(loss, E, retain_graph=True)
+    fakes = torch.cat([model.decode(z.detach()), fakes[len(x) :]])
+    fooled = 0.2 * kl_divergence(*model.encode(fakes)).mean()
+    loss = 0.5 * (0.2 * squared_error(x, fakes[: len(x)]).mean() + fooled)
+    published += torch.autograd.grad(loss, D)
+    for a, b in zip(ours, published, strict=True):
+        assert (a - b).norm() < 1e-4 * b.norm()
