@@ -21,6 +21,7 @@ import torch
 from pipeline.studies.two_d import cells, reports, settings
 from pipeline.studies.two_d.cells import Cell, CellError
 from pipeline.studies.two_d.data import DISTRIBUTIONS
+from pipeline.studies.two_d.settings import Effort
 from pipeline.tracking import TrackingConfig, TrackingError
 
 
@@ -33,7 +34,7 @@ def main() -> None:
         for cell in made[given.task :: given.tasks]:
             cells.run(cell, given.out, tracking, given.device)
         write = getattr(reports, given.what)
-        write(given.out, given.report, made, given.precision)
+        write(given.out, given.report, made, effort(given))
     except (CellError, TrackingError) as error:
         sys.exit(f"two_d: {error}")
 
@@ -50,6 +51,7 @@ def arguments() -> argparse.Namespace:
     add("--report", type=Path, help="folder of tables and figures [that of the cells]")
     add("--distributions", nargs="+", choices=[*DISTRIBUTIONS], default=[*DISTRIBUTIONS])
     add("--methods", nargs="+", choices=[*settings.METHODS], default=[*settings.METHODS])
+    add("--iterations", type=int, help="of each cell [30000; search: 4000]")
     add("--precision", choices=["fp32", "bf16"], default="bf16", help="of products [%(default)s]")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     add("--device", default=device, help="[%(default)s]")
@@ -59,6 +61,8 @@ def arguments() -> argparse.Namespace:
     given = parser.parse_args()
     if not 0 <= given.task < given.tasks:
         parser.error(f"--task {given.task} is not one of 0 to {given.tasks - 1} (--tasks)")
+    if given.iterations is not None and given.iterations < 1:
+        parser.error(f"--iterations {given.iterations}: at least 1")
     given.report = given.report or given.out
     for folder in (given.out, given.report):
         folder.mkdir(parents=True, exist_ok=True)
@@ -67,16 +71,23 @@ def arguments() -> argparse.Namespace:
 
 def plan(given: argparse.Namespace) -> list[Cell]:
     """The cells to be run, all tasks' together."""
-    precision = given.precision
+    common = effort(given)
     if given.what == "figure3":
-        return [settings.figure3(seed, precision) for seed in settings.SEEDS]
+        return [settings.figure3(seed, common) for seed in settings.SEEDS]
     if given.what == "questions":
-        return settings.questions("8gaussians", precision)
+        return settings.questions("8gaussians", common)
     if given.what == "figure2":
         return []
     make = {"table2": settings.table2, "search": settings.search}[given.what]
     searched = [m for m in given.methods if given.what == "table2" or m != "soft-introvae"]
-    return [make(name, method, precision) for name in given.distributions for method in searched]
+    return [make(name, method, common) for name in given.distributions for method in searched]
+
+
+def effort(given: argparse.Namespace) -> Effort:
+    if given.iterations is not None:
+        return Effort(given.precision, settings.brief(given.iterations))
+    schedule = settings.SHORT if given.what == "search" else settings.FULL
+    return Effort(given.precision, schedule)
 
 
 def keep_freed_memory() -> None:

@@ -10,14 +10,15 @@ from matplotlib.figure import Figure
 from pipeline.files import whole
 from pipeline.studies.two_d import cells, metrics, settings
 from pipeline.studies.two_d.data import DISTRIBUTIONS
-from pipeline.studies.two_d.networks import Ensemble, Precision
+from pipeline.studies.two_d.networks import Ensemble
+from pipeline.studies.two_d.settings import Effort
 
 matplotlib.use("Agg")
 SIDE = 256  # of the density's grid
 SHOWN = 2_000  # points
 
 
-def figure2(folder: Path, precision: Precision, path: Path) -> int:
+def figure2(folder: Path, effort: Effort, path: Path) -> int:
     """Samples over the density by exp(ELBO), of the first seed; how many cells it shows.
 
     A row for each distribution with a finished cell: the data, then each method.
@@ -25,7 +26,7 @@ def figure2(folder: Path, precision: Precision, path: Path) -> int:
     finished = {}
     for name in DISTRIBUTIONS:
         for method in settings.METHODS:
-            cell = settings.table2(name, method, precision)
+            cell = settings.table2(name, method, effort)
             if cells.result(folder, cell) is not None:
                 finished.setdefault(name, {})[method] = cell
     if not finished:

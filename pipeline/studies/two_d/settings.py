@@ -14,6 +14,26 @@ FULL = Schedule()
 SHORT = Schedule(iterations=4_000, warm_up=500)
 """For the searches."""
 
+
+@dataclasses.dataclass(frozen=True)
+class Effort:
+    """What all cells of a command have in common."""
+
+    precision: Precision
+    schedule: Schedule
+
+    @property
+    def mark(self) -> str:
+        """What the names of cells and reports end with, where --iterations set the schedule."""
+        return "" if self.schedule in (FULL, SHORT) else f"-{self.schedule.iterations}"
+
+
+def brief(iterations: int) -> Schedule:
+    """The paper's schedule in so many iterations, warm-up and rate in proportion."""
+    warm_up = iterations * FULL.warm_up // FULL.iterations
+    return dataclasses.replace(FULL, iterations=iterations, warm_up=warm_up)
+
+
 PAPER = {
     "8gaussians": {
         "vae": {"gnelbo": (7.42, 0.07), "kl": (6.72, 0.46), "jsd": (16.04, 0.3)},
@@ -80,25 +100,27 @@ def objective(distribution: str, method: str) -> Objective:
     return soft_introvae(distribution)
 
 
-def table2(distribution: str, method: str, precision: Precision) -> Cell:
-    name, each = f"table2-{distribution}-{method}", [objective(distribution, method)]
-    return Cell(name, distribution, each, SEEDS, FULL, precision)
+def table2(distribution: str, method: str, effort: Effort) -> Cell:
+    name = f"table2-{distribution}-{method}{effort.mark}"
+    each = [objective(distribution, method)]
+    return Cell(name, distribution, each, SEEDS, effort.schedule, effort.precision)
 
 
-def search(distribution: str, method: str, precision: Precision) -> Cell:
-    """All candidates of a method in one ensemble, a seed each, trained briefly."""
+def search(distribution: str, method: str, effort: Effort) -> Cell:
+    """All candidates of a method in one ensemble, a seed each."""
     if method == "vae":
         candidates = [vae(beta_kl) for beta_kl in SEARCHED_BETA_KL]
     else:
         candidates = [introvae(distribution, margin) for margin in SEARCHED_MARGINS]
     name = f"search-{distribution}-{method}"
-    return Cell(name, distribution, candidates, [0], SHORT, precision)
+    return Cell(name, distribution, candidates, [0], effort.schedule, effort.precision)
 
 
-def figure3(seed: int, precision: Precision) -> Cell:
+def figure3(seed: int, effort: Effort) -> Cell:
     """IntroVAE on 8 Gaussians with every margin, for one seed."""
     candidates = [introvae("8gaussians", margin) for margin in FIGURE3_MARGINS]
-    return Cell(f"figure3-introvae-seed{seed}", "8gaussians", candidates, [seed], FULL, precision)
+    name = f"figure3-introvae-seed{seed}{effort.mark}"
+    return Cell(name, "8gaussians", candidates, [seed], effort.schedule, effort.precision)
 
 
 BOOTSTRAP = {"gamma_r_reaches": "x_f and z_ff"}
@@ -118,22 +140,22 @@ QUESTIONS = {
 """What is changed of Soft-IntroVAE as published (with gamma_r 0), by title."""
 
 
-def questions(distribution: str, precision: Precision) -> list[Cell]:
+def questions(distribution: str, effort: Effort) -> list[Cell]:
     """Soft-IntroVAE with each change of QUESTIONS; the first is Table 2's own cell."""
-    made = [table2(distribution, "soft-introvae", precision)]
+    made = [table2(distribution, "soft-introvae", effort)]
     for title, changes in list(QUESTIONS.items())[1:]:
-        schedule = FULL
+        schedule = effort.schedule
         if "second decoder" in title:
-            schedule = dataclasses.replace(FULL, target_every=1_000)
+            schedule = dataclasses.replace(schedule, target_every=1_000)
         if "drawn anew" in title:
-            schedule = dataclasses.replace(FULL, fresh_latents=True)
-        name = f"question-{distribution}-{title.replace(',', '').replace(' ', '-')}"
+            schedule = dataclasses.replace(schedule, fresh_latents=True)
+        name = f"question-{distribution}-{title.replace(',', '').replace(' ', '-')}{effort.mark}"
         each = [soft_introvae(distribution, **changes)]
-        made.append(Cell(name, distribution, each, SEEDS, schedule, precision))
+        made.append(Cell(name, distribution, each, SEEDS, schedule, effort.precision))
     return made
 
 
-def title(cell: Cell) -> str:
+def title(cell: Cell, effort: Effort) -> str:
     """The question's of which a cell is the answer."""
-    made = questions(cell.distribution, cell.precision)
+    made = questions(cell.distribution, effort)
     return list(QUESTIONS)[[other.name for other in made].index(cell.name)]

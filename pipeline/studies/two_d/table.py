@@ -11,7 +11,7 @@ from pipeline.config import flat
 from pipeline.files import whole
 from pipeline.studies.two_d import cells, metrics, settings
 from pipeline.studies.two_d.data import DISTRIBUTIONS
-from pipeline.studies.two_d.networks import Precision
+from pipeline.studies.two_d.settings import Effort
 
 PAPERS = {"gnelbo": "gnELBO 1e-7", "kl": "KL", "jsd": "JSD"}
 IN_NATS = {"kl_nats": "KL, nats", "jsd_nats": "JSD, nats", "nll": "NLL, nats"}
@@ -27,19 +27,20 @@ def statistics(rows: list[dict], name: str) -> dict | None:
     return {"mean": float(np.mean(values)), "deviation": deviation, "models": len(values)}
 
 
-def table2(folder: Path, precision: Precision) -> dict:
+def table2(folder: Path, effort: Effort) -> dict:
     """What is finished of Table 2, with the paper's numbers and the floors beside it."""
     rows = []
     for name in DISTRIBUTIONS:
         for method in settings.METHODS:
-            cell = settings.table2(name, method, precision)
+            cell = settings.table2(name, method, effort)
             found = cells.result(folder, cell)
             row = {"distribution": name, "method": method, "cell": cell.name}
             if found is not None:
                 row |= {
                     "objective": found["cell"]["objectives"][0],
                     "seeds": found["cell"]["seeds"],
-                    "precision": precision,
+                    "precision": effort.precision,
+                    "iterations": effort.schedule.iterations,
                     "seconds": found["seconds"],
                     "diverged": sum(model["gnelbo"] is None for model in found["models"]),
                     "models": found["models"],

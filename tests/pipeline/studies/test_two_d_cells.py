@@ -175,6 +175,18 @@ def test_search_figure3_and_questions(tmp_path, brief, monkeypatch):
         assert picture.width > 700
 
 
+def test_fewer_iterations_are_in_every_name(tmp_path, brief, monkeypatch):
+    words = ["--distributions", "rings", "--methods", "vae", "--out", str(tmp_path)]
+    say(monkeypatch, "table2", *words, "--iterations", "15")
+    (cell,) = [json.loads(p.read_text()) for p in tmp_path.glob("*/cell.json")]
+    assert cell["name"] == "table2-rings-vae-15"
+    assert (cell["schedule"]["iterations"], cell["schedule"]["warm_up"]) == (15, 5)
+    assert (tmp_path / "table2-15.md").read_text().startswith("15 iterations of each model, bf16.")
+    assert {p.name for p in tmp_path.glob("*2*.*")} == {
+        "table2-15.md", "table2-15.json", "figure2-15.png"
+    }  # fmt: skip
+
+
 def test_wrong_arguments_end_with_one_line(tmp_path, brief, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         say(monkeypatch, "table2", "--task", "2", "--tasks", "2", "--out", str(tmp_path))
