@@ -163,7 +163,7 @@ def test_search_figure3_and_questions(tmp_path, brief, monkeypatch):
     say(monkeypatch, "search", "--distributions", "rings", *out)
     searched = json.loads((tmp_path / "report" / "search.json").read_text())
     margins = [line["margin"] for line in searched["search-rings-introvae"]]
-    assert margins == settings.SEARCHED_MARGINS
+    assert margins == settings.SEARCHED_MARGINS["rings"]
     say(monkeypatch, "questions", *out)
     answers = json.loads((tmp_path / "report" / "questions.json").read_text())
     assert [line[""] for line in answers] == list(settings.QUESTIONS)
