@@ -24,8 +24,7 @@ from torch import Tensor, nn
 
 from pipeline.objective import draw, kl_divergence, squared_error
 from pipeline.studies.two_d import settings
-from pipeline.studies.two_d.__main__ import keep_freed_memory
-from pipeline.studies.two_d.training import Schedule, Training
+from pipeline.studies.two_d.training import Schedule, Training, keep_freed_memory
 
 B_REC, B_KL, B_NEG, S, GAMMA_R, BATCH = 0.2, 0.3, 0.9, 0.5, 1e-8, 512
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -2,17 +2,15 @@
 
     python -m pipeline.studies.two_d table2
     python -m pipeline.studies.two_d table2 --distributions 8gaussians rings --out /data/two_d
-    sbatch --array=0-11 --wrap 'python -m pipeline.studies.two_d table2 --out /data/two_d \\
-        --task $SLURM_ARRAY_TASK_ID --tasks 12'
+    sbatch --array=0-11 --wrap 'python -m pipeline.studies.two_d table2 --out /data/two_d'
 
 table2 trains its cells and writes table2.md, table2.json and figure2.png; figure2 draws again what
 is there. search, figure3 and questions do the same for theirs. What is finished is not done
-again, and a cell that was stopped continues: the same command goes on.
+again, and a cell that was stopped continues: the same command goes on. Any number of processes,
+on all machines that see --out, share the work: each takes a cell that no other has.
 """
 
 import argparse
-import ctypes
-import os
 import sys
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from pipeline.studies.two_d import cells, reports, settings
 from pipeline.studies.two_d.cells import Cell, CellError
 from pipeline.studies.two_d.data import DISTRIBUTIONS
 from pipeline.studies.two_d.settings import Effort
+from pipeline.studies.two_d.training import keep_freed_memory
 from pipeline.tracking import TrackingConfig, TrackingError
 
 
@@ -29,14 +28,17 @@ def main() -> None:
     given = arguments()
     keep_freed_memory()
     try:
-        made = plan(given)
+        effort = asked_effort(given)
+        made = plan(given, effort)
         tracking = TrackingConfig(uri=given.tracking, experiment="two-d")
-        for cell in made[given.task :: given.tasks]:
+        for number, cell in enumerate(made, 1):
+            print(f"cell {number} of {len(made)}: {cell.name}", flush=True)
             cells.run(cell, given.out, tracking, given.device)
-        write = getattr(reports, given.what)
-        write(given.out, given.report, made, effort(given))
+        getattr(reports, given.what)(given.out, given.report, effort)
     except (CellError, TrackingError) as error:
         sys.exit(f"two_d: {error}")
+    except KeyboardInterrupt:
+        sys.exit("two_d: stopped; the same command continues from the last checkpoint")
 
 
 def arguments() -> argparse.Namespace:
@@ -45,22 +47,26 @@ def arguments() -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add = parser.add_argument
-    add("what", choices=["table2", "figure2", "figure3", "search", "questions"])
+    of_all = argparse.ArgumentParser(add_help=False)
+    add = of_all.add_argument
     add("--out", type=Path, default=Path("runs/two_d"), help="folder of cells [%(default)s]")
     add("--report", type=Path, help="folder of tables and figures [that of the cells]")
-    add("--distributions", nargs="+", choices=[*DISTRIBUTIONS], default=[*DISTRIBUTIONS])
-    add("--methods", nargs="+", choices=[*settings.METHODS], default=[*settings.METHODS])
-    add("--iterations", type=int, help="of each cell [30000; search: 4000]")
-    add("--precision", choices=["fp32", "bf16"], default="bf16", help="of products [%(default)s]")
+    add("--iterations", type=int, help="of each cell, where not the paper's 30000")
+    add("--precision", choices=["fp32", "bf16"], default="fp32", help="of products [%(default)s]")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    add("--device", default=device, help="[%(default)s]")
-    add("--task", type=int, default=0, metavar="I", help="run the cells I, I + N, I + 2 N, ...")
-    add("--tasks", type=int, default=1, metavar="N")
+    add("--device", choices=["cpu", "cuda"], default=device, help="[%(default)s]")
     add("--tracking", metavar="URI", help="an MLflow server or store [mlflow.db in --out]")
+    commands = parser.add_subparsers(dest="what", required=True)
+    for what, first in {"table2": [*DISTRIBUTIONS], "search": [*DISTRIBUTIONS],
+                        "questions": ["8gaussians"]}.items():  # fmt: skip
+        add = commands.add_parser(what, parents=[of_all]).add_argument
+        add("--distributions", nargs="+", choices=[*DISTRIBUTIONS], default=first)
+        if what != "questions":
+            methods = [m for m in settings.METHODS if what == "table2" or m != "soft-introvae"]
+            add("--methods", nargs="+", choices=methods, default=methods)
+    for what in ("figure2", "figure3"):
+        commands.add_parser(what, parents=[of_all])
     given = parser.parse_args()
-    if not 0 <= given.task < given.tasks:
-        parser.error(f"--task {given.task} is not one of 0 to {given.tasks - 1} (--tasks)")
     if given.iterations is not None and given.iterations < 1:
         parser.error(f"--iterations {given.iterations}: at least 1")
     given.report = given.report or given.out
@@ -69,37 +75,25 @@ def arguments() -> argparse.Namespace:
     return given
 
 
-def plan(given: argparse.Namespace) -> list[Cell]:
-    """The cells to be run, all tasks' together."""
-    common = effort(given)
-    if given.what == "figure3":
-        return [settings.figure3(seed, common) for seed in settings.SEEDS]
-    if given.what == "questions":
-        return settings.questions("8gaussians", common)
-    if given.what == "figure2":
-        return []
-    make = {"table2": settings.table2, "search": settings.search}[given.what]
-    searched = [m for m in given.methods if given.what == "table2" or m != "soft-introvae"]
-    return [make(name, method, common) for name in given.distributions for method in searched]
-
-
-def effort(given: argparse.Namespace) -> Effort:
-    if given.iterations is not None:
-        return Effort(given.precision, settings.brief(given.iterations))
+def asked_effort(given: argparse.Namespace) -> Effort:
     schedule = settings.SHORT if given.what == "search" else settings.FULL
+    if given.iterations is not None:
+        schedule = settings.brief(given.iterations)
     return Effort(given.precision, schedule)
 
 
-def keep_freed_memory() -> None:
-    """Has glibc keep what is freed: handing activations back each time costs a quarter of a step.
-
-    (mallopt with M_MMAP_THRESHOLD and M_TRIM_THRESHOLD; other C libraries have none.)
-    """
-    if "MALLOC_MMAP_THRESHOLD_" not in os.environ:
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-        if mallopt is not None:
-            mallopt(-3, 1 << 30)
-            mallopt(-1, (1 << 31) - 1)
+def plan(given: argparse.Namespace, effort: Effort) -> list[Cell]:
+    """The cells to be run, the longest first."""
+    if given.what == "figure2":
+        return []
+    if given.what == "figure3":
+        soft = settings.table2("8gaussians", "soft-introvae", effort)
+        return [soft, *(settings.figure3(seed, effort) for seed in settings.SEEDS)]
+    if given.what == "questions":
+        return [c for d in given.distributions for c in settings.questions(d, effort).values()]
+    make = {"table2": settings.table2, "search": settings.search}[given.what]
+    slowest_first = [m for m in reversed(settings.METHODS) if m in given.methods]
+    return [make(d, method, effort) for method in slowest_first for d in given.distributions]
 
 
 if __name__ == "__main__":

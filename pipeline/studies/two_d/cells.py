@@ -1,20 +1,24 @@
 """The unit of work: an ensemble trained and measured, in a folder of its own.
 
-A cell depends on no other, so cells can run side by side, on any machines that see the folder.
-Killed at any moment, it continues from its checkpoint and ends with an equal result.
+A cell depends on no other, so cells can run side by side, on any machines that see the folder; a
+lock keeps a second process away. Killed at any moment, a cell continues from its checkpoint, and
+ends with an equal result where device and number of threads are the same.
 """
 
 import json
+import math
 import time
 import zlib
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from safetensors.torch import load_file, save_file
+from tqdm import tqdm
 
-from pipeline.config import flat, parse, plain
+from pipeline.config import flat, plain
 from pipeline.files import whole
 from pipeline.objective import Objective
 from pipeline.studies.two_d import metrics
@@ -67,6 +71,15 @@ def result(folder: Path, cell: Cell) -> dict | None:
     return found
 
 
+def finished(folder: Path, cell: Cell) -> dict | None:
+    """`result`, for reports: a cell made with other settings is left out, and that is said."""
+    try:
+        return result(folder, cell)
+    except CellError as error:
+        print(f"left out: {error}", flush=True)
+        return None
+
+
 def models(folder: Path, cell: Cell) -> Ensemble:
     """The trained models of a finished cell."""
     ensemble = Ensemble([seed for _, seed in cell.members()])
@@ -79,18 +92,28 @@ def weights(model: Ensemble) -> dict[str, torch.Tensor]:
     return {k: v for k, v in model.state_dict().items() if not k.startswith("target.")}
 
 
-def run(cell: Cell, folder: Path, tracking: TrackingConfig, device: torch.device | str) -> dict:
-    """Trains and measures a cell, or continues; what `result` will give from now on."""
-    found = result(folder, cell)
-    if found is not None:
-        return found
+def run(cell: Cell, folder: Path, tracking: TrackingConfig, device: str) -> dict | None:
+    """Trains and measures a cell, or continues; its result. None: another process has the cell."""
     here = folder / cell.name
     here.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(here / "lock", blocking=False):
+            return result(folder, cell) or _run(cell, here, tracking, device)
+    except Timeout:
+        print(f"{cell.name}: another process has it", flush=True)
+        return None
+
+
+def _run(cell: Cell, here: Path, tracking: TrackingConfig, device: str) -> dict:
     _claim(here, cell)
     tracker = Tracking(tracking, here, cell.name, {"distribution": cell.distribution})
     tracker.parameters(flat(plain(cell)))
     training = cell.training(device)
-    terms, seconds = _train(cell, training, here, tracker)
+    try:
+        terms, seconds = _train(cell, training, here, tracker)
+    except KeyboardInterrupt:
+        tracker.end("KILLED", whole_training=True)
+        raise
     found = {
         "cell": plain(cell),
         "models": _measured(cell, training),
@@ -127,15 +150,22 @@ def _train(cell: Cell, training: Training, here: Path, tracker: Tracking) -> tup
         training.load_state(state)
         print(f"{cell.name}: continues at iteration {training.iteration}", flush=True)
     started = time.monotonic() - spent
-    while training.iteration < cell.schedule.iterations:
+    last = cell.schedule.iterations
+    bar = tqdm(desc=cell.name, total=last, initial=training.iteration, disable=None)
+    while training.iteration < last:
         latest = training.step()
-        if training.iteration % EVERY == 0 or training.iteration == cell.schedule.iterations:
-            terms = {name: value.item() for name, value in latest.items()}
+        bar.update()
+        if training.iteration % EVERY == 0 or training.iteration == last:
+            terms = {k: v.item() for k, v in latest.items() if v.isfinite()}
             spent = time.monotonic() - started
             _save(path, training, terms, spent)
             tracker.metrics(training.iteration, terms)
             line = " ".join(f"{name} {value:.4g}" for name, value in terms.items())
-            print(f"{cell.name} {training.iteration} {spent:.0f}s {line}", flush=True)
+            tqdm.write(f"{cell.name} {training.iteration} {spent:.0f}s {line}")
+            if not any(training.finite()):
+                tqdm.write(f"{cell.name}: all of its models have diverged")
+                break
+    bar.close()
     return terms, spent
 
 
@@ -154,7 +184,7 @@ def _measured(cell: Cell, training: Training) -> list[dict]:
     where = [{"objective": i, "seed": seed} for i, seed in cell.members()]
     for place, row in zip(where, rows):
         # JSON knows no NaN
-        place |= {name: value if value == value else None for name, value in row.items()}
+        place |= {name: value if math.isfinite(value) else None for name, value in row.items()}
     return where
 
 
@@ -165,9 +195,3 @@ def _tell(cell: Cell, found: dict, tracker: Tracking) -> None:
         values = {k: v for k, v in row.items() if k not in ("objective", "seed") and v is not None}
         tracker.metrics(last, {f"{key}/{name}": value for name, value in values.items()})
     tracker.end("FINISHED", whole_training=True)
-
-
-def read(folder: Path, name: str) -> Cell:
-    """The cell of this name that was begun in `folder`."""
-    path = folder / name / "cell.json"
-    return parse(Cell, json.loads(path.read_text()), str(path))

@@ -27,7 +27,7 @@ def figure2(folder: Path, effort: Effort, path: Path) -> int:
     for name in DISTRIBUTIONS:
         for method in settings.METHODS:
             cell = settings.table2(name, method, effort)
-            if cells.result(folder, cell) is not None:
+            if cells.finished(folder, cell) is not None:
                 finished.setdefault(name, {})[method] = cell
     if not finished:
         return 0
@@ -73,6 +73,10 @@ def figure3(lines: list[dict], soft: dict | None, path: Path) -> None:
             value = soft[measure]["mean"]
             axis.axhline(value, color="tab:red", label="Soft-IntroVAE (no m)")
         axis.set(xscale="log", yscale="log", xlabel="m (nats)", ylabel=f"{title}, as in the paper")
+        for line in known:
+            if lost := line[measure]["diverged"]:
+                where = (line["margin"], line[measure]["mean"])
+                axis.annotate(f"{lost} diverged", where, rotation=90, fontsize=7)
         axis.set_xticks(margins, [f"{m:g}" for m in margins], fontsize=7, minor=False)
         axis.minorticks_off()
         axis.grid(alpha=0.3)

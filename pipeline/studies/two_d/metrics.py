@@ -103,12 +103,13 @@ def measure(model: Ensemble, distribution: Distribution) -> list[dict[str, float
             row |= compare(real, drawn[:, k], h)
     real = energies(model, distribution.draw(100 * 128, device)).double()
     everywhere = energies(model, grid(h, GRID, device)).double()
+    finite = (torch.cat([real, everywhere]).isfinite()).all(0).tolist()
     share = real.mean(0) / (everywhere.sum(0) + real.sum(0))
     area = (2 * h / (GRID - 1)) ** 2
     nll = real.mean(0) + (-everywhere).logsumexp(0) + math.log(area)
-    for row, gnelbo, value in zip(rows, share.tolist(), nll.tolist()):
-        row |= {"gnelbo": gnelbo, "nll": value}
-        if not math.isfinite(gnelbo):
+    for k, row in enumerate(rows):
+        row |= {"gnelbo": share[k].item(), "nll": nll[k].item()}
+        if not finite[k]:
             row |= dict.fromkeys(row, math.nan)
     return rows
 

@@ -19,12 +19,13 @@ MISSING = "not run"
 
 
 def statistics(rows: list[dict], name: str) -> dict | None:
-    """Of one measure over models: mean, deviation (n - 1), and how many there are."""
+    """Of one measure over models that have not diverged: mean, deviation (n - 1), their number."""
     values = [row[name] for row in rows if row[name] is not None]
     if not values:
         return None
     deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return {"mean": float(np.mean(values)), "deviation": deviation, "models": len(values)}
+    mean, lost = float(np.mean(values)), len(rows) - len(values)
+    return {"mean": mean, "deviation": deviation, "models": len(values), "diverged": lost}
 
 
 def table2(folder: Path, effort: Effort) -> dict:
@@ -33,7 +34,7 @@ def table2(folder: Path, effort: Effort) -> dict:
     for name in DISTRIBUTIONS:
         for method in settings.METHODS:
             cell = settings.table2(name, method, effort)
-            found = cells.result(folder, cell)
+            found = cells.finished(folder, cell)
             row = {"distribution": name, "method": method, "cell": cell.name}
             if found is not None:
                 row |= {
@@ -42,7 +43,6 @@ def table2(folder: Path, effort: Effort) -> dict:
                     "precision": effort.precision,
                     "iterations": effort.schedule.iterations,
                     "seconds": found["seconds"],
-                    "diverged": sum(model["gnelbo"] is None for model in found["models"]),
                     "models": found["models"],
                     "measured": {m: statistics(found["models"], m) for m in [*PAPERS, *IN_NATS]},
                 }
@@ -71,6 +71,8 @@ def table2_markdown(table: dict) -> str:
         [
             "Paper's measures; each as ours (paper's). `floor`: two draws of the distribution.",
             _markdown(table, PAPERS, with_paper=True),
+            "Excess over the floor, likewise.",
+            _excess(table),
             f"Textbook divergences of {metrics.POINTS_IN_NATS:,} points, and -log exp(ELBO) "
             "normalised over the grid; all in nats.",
             _markdown(table, IN_NATS, with_paper=False),
@@ -95,6 +97,20 @@ def _markdown(table: dict, measures: dict[str, str], with_paper: bool) -> str:
     return "\n".join(lines)
 
 
+def _excess(table: dict) -> str:
+    lines = [f"| | | {' | '.join(settings.METHODS.values())} |", "|---" * 5 + "|"]
+    for name, distribution in DISTRIBUTIONS.items():
+        for measure in ("kl", "jsd"):
+            low, shown = table["floor"][name][measure], []
+            for row in (r for r in table["rows"] if r["distribution"] == name):
+                ours = row.get("measured", {}).get(measure)
+                text = f"**{_number(ours['mean'] - low)}**" if ours else _ours(row, measure)
+                theirs = table["paper"][name][row["method"]][measure][0] - low
+                shown.append(f"{text} ({_number(theirs)})")
+            lines.append(f"| {distribution.title} | {PAPERS[measure]} | {' | '.join(shown)} |")
+    return "\n".join(lines)
+
+
 def _ours(row: dict, measure: str) -> str:
     if "measured" not in row:
         return MISSING
@@ -104,6 +120,8 @@ def _ours(row: dict, measure: str) -> str:
     text = f"**{_number(found['mean'] * unit)}**"
     if found["deviation"] is not None:
         text += f" ± {_number(found['deviation'] * unit)}"
+    if found["diverged"]:
+        text += f", {found['diverged']} of {found['diverged'] + found['models']} diverged"
     return text
 
 
@@ -112,11 +130,7 @@ def _remarks(table: dict) -> str:
     if not done:
         return "No cell is finished."
     hours = sum(row["seconds"] for row in done) / 3600
-    lines = [f"{len(done)} of {len(table['rows'])} cells, {hours:.1f} hours of training in all."]
-    for row in done:
-        if row["diverged"]:
-            lines.append(f"{row['cell']}: {row['diverged']} of {len(row['models'])} diverged.")
-    return " ".join(lines)
+    return f"{len(done)} of {len(table['rows'])} cells, {hours:.1f} hours of training in all."
 
 
 def comparison(results: list[dict]) -> list[dict]:

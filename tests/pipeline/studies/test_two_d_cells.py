@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from mlflow import MlflowClient
 from PIL import Image
 from safetensors.torch import load_file
 
 from pipeline.objective import SoftIntroVAE
 from pipeline.studies.two_d import __main__ as command
-from pipeline.studies.two_d import cells, metrics, settings, training
+from pipeline.studies.two_d import cells, metrics, settings, table, training
 from pipeline.studies.two_d.cells import Cell, CellError
 from pipeline.studies.two_d.training import Schedule
 from pipeline.tracking import TrackingConfig
@@ -105,6 +106,14 @@ def test_other_settings_are_refused(tmp_path, small):
         cells.run(other, tmp_path, TRACKING, "cpu")
 
 
+def test_a_cell_that_another_process_has_is_left_to_it(tmp_path, small, capsys):
+    (tmp_path / "small").mkdir()
+    with FileLock(tmp_path / "small" / "lock"):
+        assert cells.run(CELL, tmp_path, TRACKING, "cpu") is None
+    assert "small: another process has it" in capsys.readouterr().out
+    assert not (tmp_path / "small" / "cell.json").exists()
+
+
 def test_a_diverged_model_is_told_as_such(tmp_path, small, monkeypatch):
     made = Cell.training
 
@@ -117,6 +126,37 @@ def test_a_diverged_model_is_told_as_such(tmp_path, small, monkeypatch):
     rows = cells.run(CELL, tmp_path, TRACKING, "cpu")["models"]
     assert [row["gnelbo"] is None for row in rows] == [False, True, False, False]
     assert rows[1]["jsd"] is None
+    (line, _) = table.comparison([cells.result(tmp_path, CELL)])
+    assert (line["kl"]["models"], line["kl"]["diverged"]) == (1, 1)
+    assert "1 of 2 diverged" in table.comparison_markdown([line])
+
+
+def test_training_ends_where_all_have_diverged(tmp_path, small, monkeypatch):
+    made = Cell.training
+
+    def broken(self, device):
+        training = made(self, device)
+        training.parts[0][0].data[:] = float("inf")
+        return training
+
+    monkeypatch.setattr(Cell, "training", broken)
+    found = cells.run(CELL, tmp_path, TRACKING, "cpu")
+    assert [row["kl"] for row in found["models"]] == [None] * 4
+    assert "nan" not in (tmp_path / "small" / "result.json").read_text().lower()
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    (run,) = client.search_runs([client.get_experiment_by_name("two-d").experiment_id])
+    assert client.get_metric_history(run.info.run_id, "rec") == []
+
+
+def test_a_report_leaves_out_what_was_made_with_other_settings(
+    tmp_path, brief, monkeypatch, capsys
+):
+    words = ["--distributions", "rings", "--methods", "vae", "--out", str(tmp_path)]
+    say(monkeypatch, "table2", *words)
+    monkeypatch.setitem(settings.VAE_BETA_KL, "rings", 0.5)
+    say(monkeypatch, "table2", "--distributions", "spirals", *words[2:])
+    assert "left out: " in capsys.readouterr().out
+    assert "1 of 12 cells" in (tmp_path / "table2.md").read_text()
 
 
 def say(monkeypatch, *words: str) -> None:
@@ -135,17 +175,15 @@ def brief(small, monkeypatch):
 
 def test_table2_of_one_row_and_its_figure(tmp_path, brief, monkeypatch, capsys):
     words = ["table2", "--distributions", "rings", "--out", str(tmp_path), "--precision", "fp32"]
-    say(monkeypatch, *words, "--task", "1", "--tasks", "2")
-    assert sorted(p.parent.name for p in tmp_path.glob("*/result.json")) == [
-        "table2-rings-introvae"
-    ]
     say(monkeypatch, *words)
     text = (tmp_path / "table2.md").read_text()
-    (row,) = [line for line in text.splitlines() if line.startswith("| Rings | KL |")]
+    row, excess = [line for line in text.splitlines() if line.startswith("| Rings | KL |")]
     assert row.count("±") == 6 and "9.18 ± 0.33" in row
-    assert text.count("not run") == 3 * 6 * 3 and "3 of 12 cells" in text
-    table = json.loads((tmp_path / "table2.json").read_text())
-    rows = {(row["distribution"], row["method"]): row for row in table["rows"]}
+    found = json.loads((tmp_path / "table2.json").read_text())
+    low = found["floor"]["rings"]["kl"]
+    assert f"({9.18 - low:.2f}) |" in excess
+    assert text.count("not run") == 3 * 8 * 3 and "3 of 12 cells" in text
+    rows = {(row["distribution"], row["method"]): row for row in found["rows"]}
     assert rows["rings", "vae"]["seeds"] == [0, 1]
     assert rows["rings", "vae"]["measured"]["kl"]["models"] == 2
     assert "measured" not in rows["spirals", "vae"]
@@ -166,6 +204,7 @@ def test_search_figure3_and_questions(tmp_path, brief, monkeypatch):
     assert margins == settings.SEARCHED_MARGINS["rings"]
     say(monkeypatch, "questions", *out)
     answers = json.loads((tmp_path / "report" / "questions.json").read_text())
+    (answers,) = answers.values()
     assert [line[""] for line in answers] == list(settings.QUESTIONS)
     assert len({line["kl_nats"]["mean"] for line in answers}) == len(answers)
     say(monkeypatch, "figure3", *out)
@@ -181,7 +220,7 @@ def test_fewer_iterations_are_in_every_name(tmp_path, brief, monkeypatch):
     (cell,) = [json.loads(p.read_text()) for p in tmp_path.glob("*/cell.json")]
     assert cell["name"] == "table2-rings-vae-15"
     assert (cell["schedule"]["iterations"], cell["schedule"]["warm_up"]) == (15, 5)
-    assert (tmp_path / "table2-15.md").read_text().startswith("15 iterations of each model, bf16.")
+    assert (tmp_path / "table2-15.md").read_text().startswith("15 iterations of each model, fp32.")
     assert {p.name for p in tmp_path.glob("*2*.*")} == {
         "table2-15.md", "table2-15.json", "figure2-15.png"
     }  # fmt: skip
@@ -189,9 +228,9 @@ def test_fewer_iterations_are_in_every_name(tmp_path, brief, monkeypatch):
 
 def test_wrong_arguments_end_with_one_line(tmp_path, brief, monkeypatch, capsys):
     with pytest.raises(SystemExit):
-        say(monkeypatch, "table2", "--task", "2", "--tasks", "2", "--out", str(tmp_path))
-    assert "--task 2 is not one of 0 to 1" in capsys.readouterr().err
-    monkeypatch.setattr(settings, "questions", lambda *_: [CELL])
+        say(monkeypatch, "table2", "--iterations", "0", "--out", str(tmp_path))
+    assert "--iterations 0: at least 1" in capsys.readouterr().err
+    monkeypatch.setattr(settings, "questions", lambda *_: {"small": CELL})
     other = Cell("small", "rings", CELL.objectives, [0], CELL.schedule)
     (tmp_path / "small").mkdir()
     (tmp_path / "small" / "cell.json").write_text(json.dumps(cells.plain(other)))

@@ -26,7 +26,7 @@ EXPECTED = {
 
 def test_soft_introvae_on_rings():
     torch.manual_seed(1)
-    schedule = Schedule(iterations=2_000, warm_up=200, batch=32, lr=1e-3)
+    schedule = Schedule(2_000, warm_up=200, batch=32, lr=1e-3, lr_falls=(667, 1_000))
     training = Training("rings", [settings.soft_introvae("rings")] * 2, [2, 3], schedule)
     mean = Counter()
     while training.iteration < schedule.iterations:

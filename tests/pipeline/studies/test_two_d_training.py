@@ -127,7 +127,7 @@ def test_soft_introvae_is_algorithm_1(monkeypatch, both):
     assert_close(ours, 0, expected)
 
 
-def test_learning_rate_falls_after_a_third_and_a_half():
+def test_learning_rate_falls_as_published():
     schedule = Schedule()
     rates = [schedule.rate(i) for i in (0, 9_999, 10_000, 14_999, 15_000, 29_999)]
     assert rates == pytest.approx([2e-4, 2e-4, 2e-5, 2e-5, 2e-6, 2e-6])
