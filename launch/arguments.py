@@ -57,6 +57,24 @@ def check(config: Config, world: int) -> str | None:
     return find_extractor(config.evaluation)[1]
 
 
+def shareable(config: Config, nodes: int, gpus: int) -> int:
+    """As many of a node's GPUs as can share every stage's batch; says so where not all can."""
+    for count in range(gpus, 0, -1):
+        try:
+            config.check_processes(nodes * count)
+        except ValueError:
+            continue
+        if count < gpus:
+            fewer = -(-nodes * count // gpus)
+            print(
+                f"using {count} of the {gpus} GPUs of each node: the configuration's batches "
+                f"cannot be shared by more on {nodes} nodes (see micro_batch)"
+                + (f"; --nodes {fewer} has as many, closer together" if fewer < nodes else "")
+            )
+        return count
+    return min(gpus, 1)
+
+
 def show(config: Config) -> str:
     """The whole configuration as YAML."""
     return yaml.safe_dump(plain(config), sort_keys=False)

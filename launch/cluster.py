@@ -72,8 +72,13 @@ def minutes_of(time: str) -> int:
 
 
 def state(job: str) -> str | None:
-    """PENDING, RUNNING, ... of a job in the queue; None when it has left it."""
-    done = subprocess.run(
-        ["squeue", "--noheader", "-o", "%T", "-j", job], capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip() or None
+    """PENDING, RUNNING, ... of a job in the queue; None when it has left it.
+
+    ConfigError where SLURM does not say, as when its controller is too busy to answer.
+    """
+    try:
+        return ask("squeue", "--noheader", "-o", "%T", "-j", job).strip() or None
+    except ConfigError as error:
+        if "Invalid job id" in str(error):  # one of days ago
+            return None
+        raise

@@ -2,20 +2,17 @@
 
 import os
 import signal
-import subprocess
-import sys
+import socket
 import time
 from pathlib import Path
 
 import submitit
+import torch
 import torch.distributed as dist
 
-from pipeline import checkpoints
+from launch.requeue import own_error, requeue
 from stages.config import Config
 from stages.trainer import train
-
-TRIES = 3  # restarts after lost connections, without a new checkpoint, until the job fails
-PATIENCE = 10  # seconds for SLURM to end a job in which one process failed by its own error
 
 
 class Training:
@@ -27,18 +24,22 @@ class Training:
     finds the run's folder.
     """
 
-    def __init__(self, config: Config, folder: Path):
-        self.config, self.folder = config, folder
+    def __init__(self, config: Config, folder: Path, gpus: int):
+        self.config, self.folder, self.gpus = config, folder, gpus
+        self.directory = Path.cwd()  # of relative paths
 
     def __call__(self) -> int:
+        os.chdir(self.directory)
         place = submitit.helpers.TorchDistributedEnvironment()
         place.export(set_cuda_visible_devices=False, overwrite=True)
         try:
+            self.check_gpus()
             stopped_by = train(self.config, self.folder)
-        except RuntimeError as error:
+        except BaseException as error:
             if not is_lost_connection(error):
+                own_error(self.folder).touch()
                 raise
-            self.requeue(error)
+            requeue(self.folder, error)
             stopped_by = signal.SIGTERM
         else:
             if stopped_by == signal.SIGUSR2 and place.rank == 0:
@@ -49,31 +50,21 @@ class Training:
             time.sleep(300)
         return stopped_by
 
-    def requeue(self, error: Exception) -> None:
-        """Puts the job back in the queue: another process, or its node, is gone."""
-        time.sleep(PATIENCE)
-        job, restarts = os.environ["SLURM_JOB_ID"], os.environ.get("SLURM_RESTART_COUNT", "0")
-        reached = next(iter(checkpoints.newest_first(self.folder / "checkpoints")), None)
-        record = self.folder / "slurm" / f"lost-{job}-{reached.name if reached else 0}-{restarts}"
-        record.touch()
-        if len(list(record.parent.glob(f"{record.name.rpartition('-')[0]}-*"))) > TRIES:
-            raise error
-        try:
-            shown = subprocess.run(
-                ["scontrol", "show", "job", job], check=True, capture_output=True, text=True
+    def check_gpus(self) -> None:
+        """Ends a task that should have a GPU and sees none, where it would go on without."""
+        if self.gpus and not torch.cuda.is_available():
+            raise SystemExit(
+                f"{socket.gethostname()} should have {self.gpus} GPUs, and torch sees none: it is "
+                f"built for CUDA {torch.version.cuda}; compare with nvidia-smi there, or leave the "
+                f"node out with --exclude"
             )
-        except (OSError, subprocess.CalledProcessError) as refusal:
-            print(f"job {job} cannot be requeued from here ({refusal}): run the command again")
-            raise error from None
-        if f"Restarts={restarts} " in shown.stdout:  # else another process was quicker
-            print(f"lost the connection to other processes ({error}): job {job} is requeued")
-            sys.stdout.flush()
-            subprocess.run(["scontrol", "requeue", job], check=False)
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
         return submitit.helpers.DelayedSubmission(self)
 
 
-def is_lost_connection(error: RuntimeError) -> bool:
+def is_lost_connection(error: BaseException) -> bool:
     """Whether another process has ended, or cannot be reached; gloo has no class for that."""
-    return isinstance(error, dist.DistError) or "gloo" in str(error)
+    return isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and "gloo" in str(error)
+    )

@@ -1,7 +1,7 @@
 """Trains on this machine, with one process per GPU, or as many as asked for:
 
     python launch/local.py --config demo
-    python launch/local.py --config ffhq256 --processes 8 data.path=/data/ffhq
+    python launch/local.py --config ffhq256 --processes 4 data.path=/data/ffhq
 
 Ctrl-C or SIGTERM make a checkpoint and stop; the same command continues, also after a kill.
 """
@@ -23,12 +23,15 @@ from stages.trainer import DivergedError, train
 def main() -> None:
     parser = arguments.parser(__doc__)
     parser.add_argument(
-        "--processes", type=int, help="default: one for each GPU, or one where there is none"
+        "--processes",
+        type=int,
+        help="default: one for each GPU that the batches can be shared by; one where there is none",
     )
     given = parser.parse_args()
-    count = given.processes or max(1, torch.cuda.device_count())
     try:
         config, folder = arguments.read(given)
+        gpus = torch.cuda.device_count()
+        count = given.processes or max(1, arguments.shareable(config, 1, gpus))
         announcement = arguments.check(config, count)
         if announcement:
             print(f"# {announcement}", flush=True)

@@ -7,7 +7,8 @@ The job saves and requeues itself before its time limit and when it is preempted
 when a node dies. After anything else (`scancel`, an error), the same command continues it.
 """
 
-import os
+import itertools
+import shlex
 import shutil
 import sys
 import time
@@ -18,6 +19,7 @@ import submitit
 
 from launch import arguments, cluster
 from launch.job import Training
+from pipeline.config import ConfigError
 from pipeline.tracking import store
 from stages.config import Config
 
@@ -48,13 +50,14 @@ def start(given: Namespace) -> None:
     config, folder = arguments.read(given)
     offered = cluster.nodes(given.partition)
     gpus = offered.gpus if given.gpus_per_node is None else given.gpus_per_node
-    gpus = gpus if given.gpus_per_node is not None else shareable(config, given.nodes, gpus)
+    if given.gpus_per_node is None:
+        gpus = arguments.shareable(config, given.nodes, gpus)
     tasks = max(1, gpus)
     announcement = arguments.check(config, given.nodes * tasks)
     executor = submitit.AutoExecutor(
         folder / "slurm", cluster="slurm", slurm_max_num_timeout=10_000
     )
-    executor.update_parameters(**parameters(given, config, offered, gpus))
+    executor.update_parameters(**parameters(given, config, offered, gpus, folder))
     if announcement:
         print(f"# {announcement}")
     if given.dry_run:
@@ -63,10 +66,8 @@ def start(given: Namespace) -> None:
         return
     job = queued(folder)
     if job is None:
-        os.environ["PYTHONPATH"] = os.pathsep.join(
-            [str(snapshot(folder)), *filter(None, [os.environ.get("PYTHONPATH")])]
-        )
-        job = executor.submit(Training(config, folder)).job_id
+        snapshot(folder)
+        job = executor.submit(Training(config, folder, gpus)).job_id
         (folder / "slurm" / "job").write_text(job)
         print(f"submitted job {job}: {given.nodes} nodes, {tasks} processes on each")
     print(
@@ -79,24 +80,10 @@ def start(given: Namespace) -> None:
         sys.exit(follow(folder, job))
 
 
-def shareable(config: Config, nodes: int, gpus: int) -> int:
-    """As many of a node's GPUs as can share every stage's batch; says so where not all can."""
-    for count in range(gpus, 0, -1):
-        try:
-            config.check_processes(nodes * count)
-        except ValueError:
-            continue
-        if count < gpus:
-            print(
-                f"using {count} of the {gpus} GPUs of each node: the configuration's batches "
-                f"cannot be shared by more on {nodes} nodes (see micro_batch)"
-            )
-        return count
-    return min(gpus, 1)
-
-
-def parameters(given: Namespace, config: Config, offered: cluster.Nodes, gpus: int) -> dict:
-    """For submitit."""
+def parameters(
+    given: Namespace, config: Config, offered: cluster.Nodes, gpus: int, folder: Path
+) -> dict:
+    """For submitit. The job starts in the folder of its code, where Python looks first."""
     tasks = max(1, gpus)
     wanted = {
         "name": config.name,
@@ -106,7 +93,14 @@ def parameters(given: Namespace, config: Config, offered: cluster.Nodes, gpus: i
         "timeout_min": cluster.minutes_of(given.time) if given.time else offered.minutes,
         "slurm_signal_delay_s": SIGNAL_BEFORE,
         "slurm_srun_args": ["--cpu-bind=none", "--kill-on-bad-exit=1"],
-        "slurm_additional_parameters": {"requeue": True},  # when a node dies, say
+        "slurm_additional_parameters": {
+            "requeue": True,  # when a node dies, say
+            "chdir": code(folder),
+        },
+        "slurm_teardown": [
+            f"status=$?; [ $status = 0 ] || {shlex.quote(sys.executable)} -m launch.requeue ..",
+            "exit $status",
+        ],
         "slurm_mem": given.mem,
     }
     if gpus:
@@ -129,16 +123,16 @@ def queued(folder: Path) -> str | None:
     return job
 
 
-def snapshot(folder: Path) -> Path:
-    """A copy of the code for the job, which may start, or restart, when ours has changed."""
-    here = Path(__file__).resolve().parent.parent
-    copy = folder / "code"
+def code(folder: Path) -> Path:
+    return folder / "code"
+
+
+def snapshot(folder: Path) -> None:
+    """Copies the code for the job, which may start, or restart, when ours has changed."""
+    here, ignore = Path(__file__).resolve().parent.parent, shutil.ignore_patterns("__pycache__")
     for package in PACKAGES:
-        shutil.rmtree(copy / package, ignore_errors=True)
-        shutil.copytree(
-            here / package, copy / package, ignore=shutil.ignore_patterns("__pycache__")
-        )
-    return copy
+        shutil.rmtree(code(folder) / package, ignore_errors=True)
+        shutil.copytree(here / package, code(folder) / package, ignore=ignore)
 
 
 def log(folder: Path, job: str) -> Path:
@@ -148,9 +142,13 @@ def log(folder: Path, job: str) -> Path:
 
 def follow(folder: Path, job: str) -> int:
     """Copies the output of the job to here until it has left the queue; 0 if it ended well."""
-    path, place = log(folder, job), 0
-    while True:
-        state = cluster.state(job)
+    path, place, state = log(folder, job), 0, ""
+    for turn in itertools.count():
+        if turn % 5 == 0:
+            try:
+                state = cluster.state(job)
+            except ConfigError as error:
+                print(f"{error}; asking again", file=sys.stderr)
         if path.exists():
             with path.open() as file:
                 file.seek(place)
@@ -159,8 +157,10 @@ def follow(folder: Path, job: str) -> int:
                 place = file.tell()
         if state is None:
             ended = cluster.ask("sacct", "--noheader", "-X", "-o", "State", "-j", job).split()
-            print(f"job {job}: {ended[0] if ended else 'left the queue'}")
-            return 0 if ended and ended[0] == "COMPLETED" else 1
+            well = ended[:1] == ["COMPLETED"]
+            errors = "" if well else f"; errors are in {folder / 'slurm'}/{job}_*_log.err"
+            print(f"job {job}: {ended[0] if ended else 'left the queue'}{errors}")
+            return 0 if well else 1
         time.sleep(2)
 
 

@@ -9,8 +9,10 @@ import os
 
 import torch
 
-if not torch.cuda.is_available():
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # otherwise DeepSpeed guesses, and warns
+# Otherwise DeepSpeed guesses, and warns. Never what was inherited: a job has the environment of
+# the machine that submitted it, which may have no GPU.
+os.environ["DS_ACCELERATOR"] = "cuda" if torch.cuda.is_available() else "cpu"
+torch.backends.cudnn.allow_tf32 = False  # or fp32 would be convolved with mantissas of 10 bits
 
 
 def load(path, **how):

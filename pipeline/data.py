@@ -53,8 +53,11 @@ class FFCVReader:
 
     def __init__(self, manifest: Manifest, resolution: int, split: str, size: int, workers: int):
         from ffcv.fields.decoders import SimpleRGBImageDecoder  # compiles for seconds
-        from ffcv.loader import Loader, OrderOption
+        from ffcv.loader import Loader, OrderOption, epoch_iterator
         from ffcv.transforms import ToTensor
+
+        # These pipelines stay on the CPU; FFCV's threads would claim memory of the first GPU.
+        epoch_iterator.IS_CUDA = False
 
         self.loader = Loader(
             str(manifest.beton(resolution, split)),

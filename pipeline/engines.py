@@ -74,7 +74,11 @@ class Engine:
             config={
                 "train_micro_batch_size_per_gpu": micro_batch,
                 "gradient_accumulation_steps": accumulation,
-                "zero_optimization": {"stage": config.zero_stage},
+                "zero_optimization": {
+                    "stage": config.zero_stage,
+                    # All of an engine's gradients; the default takes 2 GB on every GPU.
+                    "reduce_bucket_size": sum(p.numel() for p in parameters),
+                },
                 "zero_allow_untested_optimizer": True,
                 "gradient_clipping": 0.0,  # DeepSpeed's default is 1.0; training is without
             },

@@ -31,6 +31,7 @@ def start() -> torch.device:
         # A scheduler may show each process its own GPU alone, or all of the node's to each.
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
         torch.cuda.set_device(device)
+        os.environ["LOCAL_RANK"] = str(device.index)  # by which DeepSpeed finds it
     try:
         deepspeed.init_distributed(
             "nccl" if device.type == "cuda" else "gloo", auto_mpi_discovery=False, verbose=False

@@ -38,7 +38,8 @@ class StageConfig:
     """Images of one step, over all processes."""
     micro_batch: Annotated[int, Field(gt=0)]
     """Images computed on at once by one process. batch / micro_batch is the largest number of
-    processes; all smaller divisors of it compute the same."""
+    processes; all smaller divisors of it compute the same. What is decoded for a step is kept
+    until the decoder's update: memory is saved by more processes, hardly by less of this."""
     lr: Annotated[float, Field(gt=0)]
     fade: Images = 0
     """Images over which the resolution is faded in."""

@@ -173,19 +173,27 @@ class Trainer:
         self.report.checkpoint(self.images, Checkpoint(weights, ema, optimizer, about))
 
     def resume(self) -> None:
-        """Continues from the newest checkpoint that is whole; says so where one is not."""
+        """Continues from the newest checkpoint that rank 0 finds whole; it says so of others."""
+        path, found = self.newest() if processes.is_first() else (None, None)
+        chosen = [path]
+        dist.broadcast_object_list(chosen, group=self.signals.group)
+        (path,) = chosen
+        if path is None:
+            return
+        found = found or checkpoints.load(path)
+        self.autoencoder.load_state_dict(found.weights)
+        found.ema.pop("mean_style")
+        self.ema.module.load_state_dict(found.ema)
+        self.images, self.resumed = found.about["images"], found
+        self.say(f"continuing at {self.images:,} images from {path}")
+
+    def newest(self) -> tuple[Path | None, Checkpoint | None]:
         for path in checkpoints.newest_first(self.folder.checkpoints):
             try:
-                found = checkpoints.load(path)
+                return path, checkpoints.load(path)
             except CheckpointError as error:
                 self.say(f"{error}; the one before it is used")
-                continue
-            self.autoencoder.load_state_dict(found.weights)
-            found.ema.pop("mean_style")
-            self.ema.module.load_state_dict(found.ema)
-            self.images, self.resumed = found.about["images"], found
-            self.say(f"continuing at {self.images:,} images from {path}")
-            return
+        return None, None
 
     def load_engines(self, found: Checkpoint) -> None:
         """Optimiser state, where the checkpoint lies within the stage."""

@@ -2,8 +2,8 @@
 
 import pytest
 
-from launch import slurm
-from launch.cluster import LONGEST, gpus_of, minutes_of
+from launch import arguments
+from launch.cluster import LONGEST, gpus_of, minutes_of, state
 from pipeline.config import ConfigError, parse
 from stages.config import Config
 from tests.conftest import ROOT
@@ -48,9 +48,23 @@ def test_what_is_no_time_is_named(time):
 
 def test_as_many_gpus_are_used_as_can_share_every_batch(capsys):
     config = parse(Config, tiny(ROOT), "tiny")  # four micro-batches to a step
-    assert slurm.shareable(config, nodes=2, gpus=2) == 2
+    assert arguments.shareable(config, nodes=2, gpus=2) == 2
     assert not capsys.readouterr().out
-    assert slurm.shareable(config, nodes=2, gpus=8) == 2
+    assert arguments.shareable(config, nodes=2, gpus=8) == 2
     assert "using 2 of the 8 GPUs of each node" in capsys.readouterr().out
-    assert slurm.shareable(config, nodes=1, gpus=3) == 2
-    assert slurm.shareable(config, nodes=4, gpus=0) == 0
+    assert arguments.shareable(config, nodes=1, gpus=3) == 2
+    assert arguments.shareable(config, nodes=4, gpus=0) == 0
+
+
+def test_a_controller_that_does_not_answer_is_not_the_end_of_a_job(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    for error in ("Socket timed out on send/recv operation", "Invalid job id specified"):
+        (tmp_path / "squeue").write_text(
+            f"#!/bin/sh\necho 'slurm_load_jobs error: {error}' >&2\nexit 1"
+        )
+        (tmp_path / "squeue").chmod(0o755)
+        if "Invalid" in error:
+            assert state("7") is None
+        else:
+            with pytest.raises(ConfigError, match=r"squeue.*failed: .*timed out"):
+                state("7")

@@ -1,6 +1,7 @@
 """launch/slurm.py on four nodes: a training to its end, whatever happens to its processes."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -24,13 +25,11 @@ def config(dataset, tmp_path_factory) -> Path:
     return write(content, tmp_path_factory.mktemp("config") / "tiny.yaml")
 
 
-def slurm(*arguments: object, **env: str) -> str:
-    """Output of launch/slurm.py, which must succeed."""
+def slurm(*arguments: object, ends: int = 0) -> str:
+    """Output of launch/slurm.py, which must end with this status."""
     command = [sys.executable, "launch/slurm.py", "--gpus-per-node", "0", *map(str, arguments)]
-    run = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=240, env=os.environ | env
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert run.returncode == ends, run.stdout + run.stderr
     return run.stdout
 
 
@@ -68,6 +67,7 @@ def test_dry_run_shows_the_script_and_the_configuration_and_starts_nothing(
     )
     for line in ("nodes=2", "ntasks-per-node=1", "time=120", "requeue", "signal=USR2@120"):
         assert f"#SBATCH --{line}" in said
+    assert f"#SBATCH --chdir={tmp_path / 'run' / 'code'}" in said  # whence Python imports first
     assert "a night" in said and "lr: 0.005" in said
     assert not (tmp_path / "run").exists()
     assert slurm_cluster.run("squeue", "--noheader") == ""
@@ -80,7 +80,24 @@ def wait_for_images(cluster, folder: Path, images: int) -> None:
     )
 
 
-def test_a_signal_and_a_dead_node_change_nothing(config, whole, slurm_cluster, tmp_path):
+def abort_a_process(job: str) -> None:
+    """Kills the second task of a job as NCCL's watchdog does, in the middle of a step."""
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            found = dict(line.partition("=")[::2] for line in path.read_text().split("\0"))
+            command = (path.parent / "cmdline").read_text()
+        except (OSError, UnicodeDecodeError):
+            continue
+        of_job = found.get("SLURM_JOB_ID") == job and found.get("SLURM_PROCID") == "1"
+        if of_job and "submitit.core._submit" in command:
+            os.kill(int(path.parent.name), signal.SIGABRT)
+            return
+    raise AssertionError(f"job {job} has no second task")
+
+
+def test_a_signal_a_dead_node_and_a_dead_process_change_nothing(
+    config, whole, slurm_cluster, tmp_path
+):
     folder = tmp_path / "run"
     arguments = ("--nodes", 4, "--config", config, "--output", folder)
     slurm(*arguments)
@@ -94,15 +111,36 @@ def test_a_signal_and_a_dead_node_change_nothing(config, whole, slurm_cluster, t
         slurm_cluster.power_off(3)
         slurm_cluster.wait_until(lambda: state(slurm_cluster, job) == "PENDING", "a requeue", 120)
         slurm_cluster.power_on(3)
+        wait_for_images(slurm_cluster, folder, 1280)
+        abort_a_process(job)
+        slurm_cluster.wait_until(lambda: state(slurm_cluster, job) == "PENDING", "a requeue", 120)
         follow = slurm(*arguments, "--follow")
         assert "COMPLETED" in follow
     finally:
         slurm_cluster.restore()
     said = (folder / "slurm" / f"{job}_0_log.out").read_text()
-    assert "stopping on SIGUSR2" in said and said.count("continuing at") == 2
+    assert "stopping on SIGUSR2" in said and said.count("continuing at") == 3
+    assert not list((folder / "slurm").glob("failed-*"))
     assert final_weights(folder, LAST) == final_weights(whole[0], LAST)
     assert journal(folder, "loss_E") == journal(whole[0], "loss_E")
 
 
 def state(cluster, job: str) -> str:
     return cluster.run("squeue", "--noheader", "-o", "%T", "-j", job)
+
+
+def test_an_error_of_its_own_and_scancel_end_a_job(config, slurm_cluster, tmp_path):
+    folder = tmp_path / "diverges"
+    arguments = ("--nodes", 2, "--config", config, "--output", folder)
+    said = slurm(*arguments, "stages.0.lr=1e30", "--follow", ends=1)
+    assert "FAILED; errors are in" in said and "requeued" not in said
+    errors = [path.read_text() for path in (folder / "slurm").glob("*_log.err")]
+    assert any("DivergedError" in text for text in errors)
+    folder = tmp_path / "cancelled"
+    slurm("--nodes", 2, "--config", config, "--output", folder)
+    job = (folder / "slurm" / "job").read_text()
+    wait_for_images(slurm_cluster, folder, 320)
+    slurm_cluster.run("scancel", job)
+    slurm_cluster.wait_until(lambda: not state(slurm_cluster, job), "an end", 120)
+    assert "CANCELLED" in slurm_cluster.run("sacct", "-X", "--noheader", "-o", "State", "-j", job)
+    assert "requeued" not in (folder / "slurm" / f"{job}_0_log.out").read_text()

@@ -1,5 +1,9 @@
 """Two engines with the graph cut between them equal plain PyTorch with one graph."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -10,6 +14,7 @@ from pipeline.engines import Engine, EngineConfig
 from pipeline.objective import SoftIntroVAE, draw, kl_divergence, squared_error
 from pipeline.optimizer import EqualizedAdam
 from pipeline.shape import Shape
+from tests.conftest import ROOT
 from tests.processes import run_together
 
 SHAPE = Shape(resolution=16, latent=16, base_channels=8, max_channels=16, mapping_layers=2)
@@ -134,3 +139,14 @@ def test_engines_equal_plain_torch_on_two_processes(zero_stage):
             torch.testing.assert_close(a, b, rtol=2e-4, atol=2e-6)
     moved = [(a - b).abs().max().item() for a, b in zip(start, plain, strict=False)]
     assert sum(m > 1e-3 for m in moved) > 0.8 * len(moved) - 20
+
+
+@pytest.mark.parametrize(("gpu", "chosen"), [(True, "cuda"), (False, "cpu")])
+def test_the_accelerator_is_this_machines_and_not_the_submitting_ones(gpu, chosen):
+    code = f"import os, torch; torch.cuda.is_available = lambda: {gpu}; import pipeline"
+    said = subprocess.run(
+        [sys.executable, "-c", f"{code}; print(os.environ['DS_ACCELERATOR'])"],
+        env=os.environ | {"DS_ACCELERATOR": "cpu" if gpu else "cuda"},
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert said.stdout.strip() == chosen
