@@ -136,6 +136,8 @@ class IntroVAE:
 
     L_E = s (beta_rec Rec + beta_kl KL + beta_neg [m - KL_f]+), per sample, then batch mean
     L_D = s (beta_rec Rec + beta_neg KL_f)
+
+    The hinge is the equation's, on each sample; IntroVAE's own code has one on the batch's mean.
     """
 
     margin: Positive
