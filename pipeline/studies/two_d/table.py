@@ -119,7 +119,7 @@ def _ours(row: dict, measure: str) -> str:
         return "diverged"
     text = f"**{_number(found['mean'] * unit)}**"
     if found["deviation"] is not None:
-        text += f" ± {_number(found['deviation'] * unit)}"
+        text += f" ± {_number(found['deviation'] * unit, like=found['mean'] * unit)}"
     if found["diverged"]:
         text += f", {found['diverged']} of {found['diverged'] + found['models']} diverged"
     return text
@@ -167,8 +167,7 @@ def write(path: Path, content: str | dict | list) -> None:
     print(path, flush=True)
 
 
-def _number(value: float) -> str:
-    """Three figures, and two decimals at most from 1 on."""
-    if value == 0 or abs(value) >= 1:
-        return f"{value:.2f}"
-    return f"{value:.{2 - math.floor(math.log10(abs(value)))}f}"
+def _number(value: float, like: float | None = None) -> str:
+    """Three figures, and two decimals at most from 1 on; or as many decimals as `like` has."""
+    of = abs(value if like is None else like)
+    return f"{value:.{2 if of == 0 or of >= 1 else 2 - math.floor(math.log10(of))}f}"
