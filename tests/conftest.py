@@ -3,6 +3,7 @@
 import functools
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,9 @@ from PIL import Image
 from tests.cluster import slurm_cluster as slurm
 
 ROOT = Path(__file__).parent.parent
+# A shell's background job ignores Ctrl-C, and so would all programs that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 FOLDERS = ("pipeline", "dataprep", "stages", "launch")  # the quick and fundamental first
 
 

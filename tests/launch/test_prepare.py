@@ -23,5 +23,8 @@ def test_four_nodes_give_the_same_bytes(tmp_path, slurm_cluster):
     assert all_bytes(out) == all_bytes(tmp_path / "expected")
     job = run.stdout.split("tasks as job ")[1].split(",")[0]
     query = ("sacct", "--noheader", "--parsable2", "--allocations", "--format=NodeList", "-j", job)
-    nodes = slurm_cluster.run(*query).split()
-    assert sorted(nodes) == ["node1", "node2", "node3", "node4"]
+    slurm_cluster.wait_until(  # the accounts are written a little later
+        lambda: sorted(slurm_cluster.run(*query).split()) == ["node1", "node2", "node3", "node4"],
+        "a task on each node",
+        30,
+    )
