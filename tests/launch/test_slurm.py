@@ -81,7 +81,7 @@ def wait_for_images(cluster, folder: Path, images: int) -> None:
 
 
 def abort_a_process(job: str) -> None:
-    """Kills the second task of a job as NCCL's watchdog does, in the middle of a step."""
+    """Kills the second task of a job as NCCL's watchdog does."""
     for path in Path("/proc").glob("[0-9]*/environ"):
         try:
             found = dict(line.partition("=")[::2] for line in path.read_text().split("\0"))
