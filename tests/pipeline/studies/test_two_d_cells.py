@@ -169,7 +169,7 @@ def brief(small, monkeypatch):
     """Every cell of the study at 30 iterations of 8 points, with two seeds."""
     schedule = Schedule(iterations=30, warm_up=10, batch=8)
     monkeypatch.setattr(settings, "FULL", schedule)
-    monkeypatch.setattr(settings, "SHORT", schedule)
+    monkeypatch.setattr(settings, "SEARCH", schedule)
     monkeypatch.setattr(settings, "SEEDS", [0, 1])
 
 
@@ -219,7 +219,7 @@ def test_fewer_iterations_are_in_every_name(tmp_path, brief, monkeypatch):
     say(monkeypatch, "table2", *words, "--iterations", "15")
     (cell,) = [json.loads(p.read_text()) for p in tmp_path.glob("*/cell.json")]
     assert cell["name"] == "table2-rings-vae-15"
-    assert (cell["schedule"]["iterations"], cell["schedule"]["warm_up"]) == (15, 5)
+    assert (cell["schedule"]["iterations"], cell["schedule"]["warm_up"]) == (15, 1)
     assert (tmp_path / "table2-15.md").read_text().startswith("15 iterations of each model, fp32.")
     assert {p.name for p in tmp_path.glob("*2*.*")} == {
         "table2-15.md", "table2-15.json", "figure2-15.png"
