@@ -55,23 +55,24 @@ def figure2(folder: Path, effort: Effort, path: Path) -> int:
     return sum(map(len, finished.values()))
 
 
-def figure3(lines: list[dict], soft: dict | None, path: Path) -> None:
+def figure3(lines: dict[str, list[dict]], path: Path) -> None:
     """KL and JSD over IntroVAE's m, deviation shaded; Soft-IntroVAE's as flat lines.
 
-    `lines` as `table.comparison` gives them; `soft`, if it has been trained, is one such line.
+    `lines` as `table.comparison` gives them: IntroVAE's by m, then one for each other by its title.
     """
+    (title_of_first, of_margins), *others = lines.items()
     figure = Figure(figsize=(9.6, 3.8), layout="constrained")
     for axis, measure, title in zip(figure.subplots(1, 2), ("kl", "jsd"), ("KL", "JSD")):
-        known = [line for line in lines if line[measure] is not None]
+        known = [line for line in of_margins if line[measure] is not None]
         margins = [line["margin"] for line in known]
         mean = np.array([line[measure]["mean"] for line in known])
         deviation = np.array([line[measure]["deviation"] or 0.0 for line in known])
-        axis.plot(margins, mean, "o-", color="tab:blue", label="IntroVAE")
+        axis.plot(margins, mean, "o-", color="tab:blue", label=title_of_first)
         low = np.maximum(mean - deviation, 0.05 * mean)
         axis.fill_between(margins, low, mean + deviation, alpha=0.2, color="tab:blue")
-        if soft is not None and soft[measure] is not None:
-            value = soft[measure]["mean"]
-            axis.axhline(value, color="tab:red", label="Soft-IntroVAE (no m)")
+        for (label, (line,)), style in zip(others, ("-", "--")):
+            if line[measure] is not None:
+                axis.axhline(line[measure]["mean"], color="tab:red", linestyle=style, label=label)
         axis.set(xscale="log", yscale="log", xlabel="m (nats)", ylabel=f"{title}, as in the paper")
         for line in known:
             if lost := line[measure]["diverged"]:

@@ -35,11 +35,12 @@ def figure3(folder: Path, to: Path, effort: Effort) -> None:
     if not found:
         print(f"figure 3: none of its cells is finished in {folder}")
         return
-    lines = table.comparison(found)
-    soft = finished(folder, settings.table2("8gaussians", "soft-introvae", effort))
-    line = table.comparison([soft])[0] if soft else None
-    _write(to, "figure3", effort, lines, table.comparison_markdown(lines))
-    figures.figure3(lines, line, to / f"figure3{effort.mark}.png")
+    lines = {"IntroVAE": table.comparison(found)}
+    for of in dict.fromkeys([effort, Effort(effort.precision, settings.FULL)]):
+        if r := finished(folder, settings.table2("8gaussians", "soft-introvae", of)):
+            lines[f"Soft-IntroVAE, {of.schedule.iterations:,} iterations"] = table.comparison([r])
+    _write(to, "figure3", effort, lines, _sections(lines))
+    figures.figure3(lines, to / f"figure3{effort.mark}.png")
 
 
 def questions(folder: Path, to: Path, effort: Effort) -> None:
@@ -57,7 +58,7 @@ def _sections(lines: dict[str, list[dict]]) -> str:
     return "\n\n".join(parts) or "No cell is finished."
 
 
-def _write(to: Path, name: str, effort: Effort, found: dict | list, markdown: str) -> None:
+def _write(to: Path, name: str, effort: Effort, found: dict, markdown: str) -> None:
     table.write(to / f"{name}{effort.mark}.json", found)
     first = f"{effort.schedule.iterations:,} iterations of each model, {effort.precision}."
     table.write(to / f"{name}{effort.mark}.md", f"{first}\n\n{markdown}")

@@ -143,17 +143,17 @@ SECOND_DECODER = {"target_every": 1_000}
 QUESTIONS = {
     "as published, gamma_r 0": ({}, {}),
     "gamma_r 1e-8, as published": ({"gamma_r": 1e-8, "gamma_r_reaches": "x_ff"}, {}),
-    "gamma_r 0.5, as published": ({"gamma_r": 0.5, "gamma_r_reaches": "x_ff"}, {}),
-    "gamma_r 1, as published": ({"gamma_r": 1.0, "gamma_r_reaches": "x_ff"}, {}),
     "gamma_r 1e-8, as in Algorithm 1": ({"gamma_r": 1e-8}, {}),
-    "gamma_r 0.5, as in Algorithm 1": ({"gamma_r": 0.5}, {}),
-    "gamma_r 1, as in Algorithm 1": ({"gamma_r": 1.0}, {}),
     "gamma_r 0.5, frozen second decoder": ({"gamma_r": 0.5, **BOTH_WAYS}, SECOND_DECODER),
     "gamma_r 1, frozen second decoder": ({"gamma_r": 1.0, **BOTH_WAYS}, SECOND_DECODER),
     "samples alone are fakes": ({"reconstructions_as_fakes": False, "target_gradient": False}, {}),
     "target x_r held fixed": ({"target_gradient": False}, {}),
     "latents drawn anew for D": ({}, {"fresh_latents": True}),
     "alpha 1": ({"alpha": 1.0}, {}),
+    "gamma_r 0.5, as published": ({"gamma_r": 0.5, "gamma_r_reaches": "x_ff"}, {}),
+    "gamma_r 1, as published": ({"gamma_r": 1.0, "gamma_r_reaches": "x_ff"}, {}),
+    "gamma_r 0.5, as in Algorithm 1": ({"gamma_r": 0.5}, {}),
+    "gamma_r 1, as in Algorithm 1": ({"gamma_r": 1.0}, {}),
 }
 """By title, what is changed of Soft-IntroVAE as published (with gamma_r 0): objective, schedule."""
 

@@ -208,7 +208,9 @@ def test_search_figure3_and_questions(tmp_path, brief, monkeypatch):
     assert [line[""] for line in answers] == list(settings.QUESTIONS)
     assert len({line["kl_nats"]["mean"] for line in answers}) == len(answers)
     say(monkeypatch, "figure3", *out)
-    lines = json.loads((tmp_path / "report" / "figure3.json").read_text())
+    found = json.loads((tmp_path / "report" / "figure3.json").read_text())
+    lines, (soft,) = found.values()
+    assert soft["kl"] == answers[0]["kl"]  # the same cell
     assert [(line["margin"], line["jsd"]["models"]) for line in lines] == [(1, 2), (3, 2), (9, 2)]
     with Image.open(tmp_path / "report" / "figure3.png") as picture:
         assert picture.width > 700
