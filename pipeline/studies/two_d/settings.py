@@ -64,8 +64,8 @@ PAPER = {
 """Table 2: (mean, deviation) over 5 seeds; gnELBO in 1e-7."""
 
 VAE_BETA_KL = {"8gaussians": 0.01, "spirals": 0.01, "checkerboard": 0.01, "rings": 0.03}
-"""The VAE's beta_kl at beta_rec = 0.2 (Adam knows only their ratio). Rings: of `search`; 8 Gaussians:
-of searches with other schedules (docs/two_d/README.md); spirals and checkerboard: a guess."""
+"""The VAE's beta_kl at beta_rec = 0.2 (Adam knows only their ratio). For rings by `search`, for 8
+Gaussians by searches with other schedules (docs/two_d/README.md); for the others a guess."""
 MARGIN = {"8gaussians": 1.5, "spirals": 4.0, "checkerboard": 4.0, "rings": 4.0}
 """IntroVAE's m in nats: likewise."""
 
