@@ -81,7 +81,7 @@ def figure3(lines: dict[str, list[dict]], path: Path) -> None:
         axis.set_xticks(margins, [f"{m:g}" for m in margins], fontsize=7, minor=False)
         axis.minorticks_off()
         axis.grid(alpha=0.3)
-        axis.legend()
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     _save(figure, path)
 
 
