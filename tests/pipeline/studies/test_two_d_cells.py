@@ -202,10 +202,11 @@ def test_search_figure3_and_questions(tmp_path, brief, monkeypatch):
     searched = json.loads((tmp_path / "report" / "search.json").read_text())
     margins = [line["margin"] for line in searched["search-rings-introvae"]]
     assert margins == settings.SEARCHED_MARGINS["rings"]
-    say(monkeypatch, "questions", *out)
+    say(monkeypatch, "questions", "--distributions", "8gaussians", "rings", *out)
     answers = json.loads((tmp_path / "report" / "questions.json").read_text())
-    (answers,) = answers.values()
-    assert [line[""] for line in answers] == list(settings.QUESTIONS)
+    assert [line[""] for line in answers["rings"]] == [settings.PUBLISHED, "half of beta_kl"]
+    answers = answers["8gaussians"]
+    assert [line[""] for line in answers] == list(settings.FORMS)
     assert len({line["kl_nats"]["mean"] for line in answers}) == len(answers)
     say(monkeypatch, "figure3", *out)
     found = json.loads((tmp_path / "report" / "figure3.json").read_text())
