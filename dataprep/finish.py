@@ -14,7 +14,7 @@ from dataprep.plan import Plan, Unit
 from dataprep.rejects import Reject
 from dataprep.settings import versions
 from dataprep.sort import external_sort
-from dataprep.work import entry, intact, record_path, records
+from dataprep.work import entry, intact, read_json, record_path, records
 
 PUBLISHED = ("index", "webdataset", "ffcv", rejects.NAME)
 
@@ -84,10 +84,9 @@ class Assembler:
         ]
         record = self.folder / "records" / f"beton-r{task.side:03d}-{task.part}.json"
         digest = manifest.canonical_sha256(made_of)
-        if record.exists():
-            known = json.loads(record.read_text("ascii"))
-            if known["made_of"] == digest and intact(self.folder, known["file"]):
-                return known["file"]
+        known = read_json(record)
+        if known and known["made_of"] == digest and intact(self.folder, known["file"]):
+            return known["file"]
         parts = [beton.Part(self.folder / part["path"], part["samples"]) for part in made_of]
         facts = beton.assemble(
             self.folder / task.path, parts, task.side, plan.settings.beton_images

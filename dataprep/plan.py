@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dataprep import split
+from dataprep.files import store
 from dataprep.manifest import SPLITS, DatasetError
 from dataprep.settings import Settings, versions
 from dataprep.sort import external_sort, read_rows, write_rows
@@ -58,7 +59,13 @@ class Plan:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.content: dict[str, Any] = json.loads((folder / "plan.json").read_text("ascii"))
+        try:
+            self.content: dict[str, Any] = json.loads((folder / "plan.json").read_text("ascii"))
+        except (OSError, ValueError) as error:
+            raise DatasetError(
+                f"{folder / 'plan.json'} cannot be read ({error}): remove {folder.parent} and run "
+                "the same command again"
+            ) from None
         self.settings = Settings.from_json(self.content["settings"])
         self.containers = [Container(*values) for values in self.content["containers"]]
 
@@ -83,6 +90,8 @@ class Plan:
             content = write_splits(source, settings, making, containers)
             (making / "plan.json").write_text(json.dumps(content, indent=1), "ascii")
             (making / "sorted.jsonl").unlink()
+            for path in (*making.iterdir(), making):
+                store(path)
             if not folder.exists():  # another task of the same array may have been faster
                 making.rename(folder)
         finally:

@@ -6,6 +6,7 @@ shared, so a death is seen at once, costs one task, and that task is done again.
 """
 
 import contextlib
+import ctypes
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -36,7 +37,8 @@ class Worker:
         self.pipe, theirs = processes.Pipe()
         # A fork inherits our ends of all pipes; a pipe ends only when every copy is closed.
         ours = [self.pipe, *(worker.pipe for worker in others)]
-        self.process = processes.Process(target=serve, args=(call, theirs, ours), daemon=True)
+        how = (call, theirs, ours, os.getpid())
+        self.process = processes.Process(target=serve, args=how, daemon=True)
         # Ctrl-C is for the parent alone, and amid a fork Python would lose it.
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         self.process.start()
@@ -102,7 +104,8 @@ def run(
                 elif kind == "refused":
                     raise DatasetError(what)
                 else:
-                    raise RuntimeError(f"in a worker, at {worker.task}:\n{what}")
+                    at = f"{worker.task}, {worker.last}" if worker.last else worker.task
+                    raise RuntimeError(f"in a worker, at {at}:\n{what}")
     finally:
         for worker in crew:
             worker.end()
@@ -116,9 +119,22 @@ def obituary(worker: Worker) -> str:
     return f"{DEATHS} workers died of {worker.task} ({how}{at}){hint}; run the command again"
 
 
-def serve(call: Callable, pipe, parents: list) -> None:
+def end_with(parent: int) -> None:
+    """Has Linux kill this process when its parent ends, however that ends: it holds the run's lock.
+
+    (prctl with PR_SET_PDEATHSIG. Elsewhere it ends when it next has something to tell.)
+    """
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is not None:
+        prctl(1, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+
+
+def serve(call: Callable, pipe, ours: list, parent: int) -> None:
     """A worker's life: tasks come through the pipe until it ends, with the process that made it."""
-    for end in parents:
+    end_with(parent)
+    for end in ours:
         end.close()
     try:
         while True:

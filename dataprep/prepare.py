@@ -111,7 +111,11 @@ def complete(source: str, out: Path, settings: Settings) -> Manifest | None:
         f"{KEEP} it",
     )
     made.check()
-    print(f"{out} is complete: nothing to do")
+    found = made.content["source"]
+    print(
+        f"{out} is complete: nothing to do. It was made of the {found['images']:,} images that "
+        f"{found['name']} held then; {source} was not looked at again"
+    )
     return made
 
 

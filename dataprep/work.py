@@ -60,8 +60,13 @@ def record_path(folder: Path, unit: Unit) -> Path:
 
 def read_record(folder: Path, unit: Unit) -> dict[str, Any] | None:
     """What was written of a finished unit; None where it is not there, or damaged."""
+    return read_json(record_path(folder, unit))
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """What a record holds; None where it is not there, or damaged."""
     try:
-        return json.loads(record_path(folder, unit).read_text("ascii"))
+        return json.loads(path.read_text("ascii"))
     except (OSError, ValueError):
         return None
 

@@ -19,7 +19,18 @@ BUFFER = 2**20  # bytes read at a time from a column, instead of the column whol
 
 def entries(path: Path, labels: bool) -> Iterator[Entry]:
     """All rows, with their labels where labels are asked for."""
+    import pyarrow
+
     file = opened(path)
+    try:
+        yield from rows(file, labels)
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
+        raise DatasetError(f"{path} is damaged: {error}; get it again") from None
+    finally:
+        file.close()
+
+
+def rows(file, labels: bool) -> Iterator[Entry]:
     columns = column_names(file)
     wanted = [c for c in ("image.path", "label") if c in columns and (labels or c != "label")]
     row = 0
@@ -38,7 +49,6 @@ def entries(path: Path, labels: bool) -> Iterator[Entry]:
                 name = named(row, (image or {}).get("path"))
                 yield Entry(name, [group, row - first], as_label(label))
                 row += 1
-    file.close()
 
 
 def opened(path: Path):
@@ -48,11 +58,12 @@ def opened(path: Path):
 
     try:
         file = pyarrow.parquet.ParquetFile(path, buffer_size=BUFFER, pre_buffer=False)
-    except (OSError, pyarrow.ArrowException) as error:
+        columns = column_names(file)
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise DatasetError(f"{path} cannot be opened as parquet: {error}") from None
-    if not {"image", "image.bytes"} & set(column_names(file)):
+    if not {"image", "image.bytes"} & set(columns):
         raise DatasetError(
-            f"{path} has no column `image` of bytes, only {', '.join(column_names(file))}: "
+            f"{path} has no column `image` of bytes, only {', '.join(columns)}: "
             "rename the one that holds the images"
         )
     return file

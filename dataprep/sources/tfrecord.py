@@ -54,7 +54,7 @@ def record_length(head: bytes) -> int | None:
 def stored_label(data: bytes) -> int | None:
     try:
         labels = example(data).get("label", [])
-    except (IndexError, ValueError):
+    except (IndexError, ValueError, TypeError):
         return None  # reading the image will say what is wrong with it
     return labels[0] if labels and labels[0] != -1 else None
 

@@ -99,6 +99,12 @@ def test_pngs_that_are_not_plain():
     assert decode(deep).tolist() == [[[10, 20, 30]]]
 
 
+def test_a_png_without_pixels_is_damaged():
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 4, 8, 2, 0, 0, 0))
+    with pytest.raises(BadImageError, match="damaged"):
+        decode(b"\x89PNG\r\n\x1a\n" + header + png_chunk(b"IEND", b""))
+
+
 def test_a_bomb_is_refused_before_it_is_unpacked():
     side = 2**16 - 1
     header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -93,6 +94,24 @@ def test_what_is_done_is_not_done_again_unless_it_is_damaged(tmp_path, undisturb
     assert main([*common, "--task", "0", "--tasks", "1"]) == 0
     again = {path.name for path in tars if path.stat().st_mtime_ns != before[path]}
     assert again == {damaged.name, "train-000003.tar"}
+    assert main(common) == 0
+    assert all_bytes(out) == expected
+
+
+def test_what_a_power_cut_emptied_is_named_or_made_again(tmp_path, undisturbed, capsys):
+    source, expected = undisturbed
+    out = tmp_path / "out"
+    common = [str(source), "--out", str(out), *HOW, "--reject-limit", "0.1"]
+    assert main([*common, "--task", "0", "--tasks", "1"]) == 0
+    (out / ".partial/records/beton-r008-train.json").touch()
+    plan = out / ".partial/plan/plan.json"
+    content = plan.read_bytes()
+    plan.write_bytes(b"")
+    assert main(common) == 1
+    assert f"plan.json cannot be read (Expecting value: line 1 column 1 (char 0)): remove {out}" in (
+        capsys.readouterr().err
+    )
+    plan.write_bytes(content)
     assert main(common) == 0
     assert all_bytes(out) == expected
 
@@ -196,6 +215,24 @@ def test_workers_end_with_the_run_that_was_killed(tmp_path, slow):
     while any(map(alive, workers)) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert len(workers) == 2 and not any(map(alive, workers))
+
+
+def sleep(task: int, tell) -> None:
+    time.sleep(60)
+
+
+def test_workers_that_have_nothing_to_tell_end_with_it_too():
+    run = multiprocessing.get_context("fork").Process(target=lambda: list(pool.run(sleep, [1], 1)))
+    run.start()
+    while not (workers := workers_of(run.pid)):
+        time.sleep(0.002)
+    time.sleep(0.2)  # it sleeps
+    run.kill()
+    run.join()
+    deadline = time.monotonic() + 5
+    while any(map(alive, workers)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not any(map(alive, workers))
 
 
 def alive(pid: int) -> bool:

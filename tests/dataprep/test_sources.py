@@ -159,6 +159,21 @@ def test_parquet_without_images(tmp_path):
         found(path)
 
 
+def test_a_damaged_parquet_is_named(tmp_path):
+    path = make_parquet(tmp_path / "a.parquet", IMAGES[:3], ["a.png", "b.png", "c.png"])
+    content, refused = path.read_bytes(), 0
+    for place in range(0, len(content), 3):
+        damaged = bytearray(content)
+        damaged[place] ^= 128
+        path.write_bytes(damaged)
+        try:
+            list(listing(str(path), 8, labels=True))
+        except DatasetError as error:
+            assert str(path) in str(error)
+            refused += 1
+    assert refused > 20
+
+
 def test_tfrecord(tmp_path):
     pixels = [picture(i, 8, 8) for i in range(5)]
     path = make_tfrecord(tmp_path / "a.tfrecords", pixels, labels=[7, -1, 0, 2**40, 3])
@@ -167,6 +182,16 @@ def test_tfrecord(tmp_path):
     assert [label for _, label in images.values()] == [7, None, 0, 2**40, 3]
     for (data, _), expected in zip(images.values(), pixels):
         np.testing.assert_array_equal(tfrecord.pixels(data), expected)
+
+
+def test_a_tfrecord_whose_label_is_nonsense_is_listed(tmp_path):
+    path = make_tfrecord(tmp_path / "a.tfrecords", [picture(0, 4, 4)], labels=[7])
+    content = path.read_bytes()
+    for place in range(12, len(content) - 4):
+        damaged = bytearray(content)
+        damaged[place] ^= 7  # other wire types
+        path.write_bytes(damaged)
+        assert len(list(listing(str(path), 8, labels=True))) == 1
 
 
 def test_every_damaged_byte_of_a_tfrecord_is_noticed(tmp_path):
