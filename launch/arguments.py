@@ -80,6 +80,6 @@ def show(config: Config) -> str:
     return yaml.safe_dump(plain(config), sort_keys=False)
 
 
-def complain(error: Exception) -> None:
+def complain(error: Exception | str) -> None:
     """Ends the command with the message of an error that its user can mend."""
     sys.exit(f"{Path(sys.argv[0]).name}: {error}")

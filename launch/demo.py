@@ -48,7 +48,11 @@ def run(*command: object) -> None:
     """Runs one of the project's programs; ends as it does where it fails."""
     words = [str(word) for word in command]
     print("$ python", shlex.join(words), flush=True)
-    status = subprocess.run([sys.executable, *words], check=False).returncode
+    with subprocess.Popen([sys.executable, *words]) as program:
+        try:
+            status = program.wait()
+        except KeyboardInterrupt:
+            status = program.wait()  # Ctrl-C has reached it too: it saves, and ends by itself
     if status:
         sys.exit(status if status > 0 else 128 - status)
 

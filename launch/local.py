@@ -3,10 +3,12 @@
     python launch/local.py --config demo
     python launch/local.py --config ffhq256 --processes 4 data.path=/data/ffhq
 
-Ctrl-C or SIGTERM make a checkpoint and stop; the same command continues, also after a kill.
+Ctrl-C or SIGTERM make a checkpoint and stop, a second Ctrl-C stops at once; the same command
+continues, also after a kill.
 """
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -15,9 +17,13 @@ from torch import multiprocessing
 
 from launch import arguments
 from pipeline import processes
+from pipeline.checkpoints import CheckpointError
+from pipeline.tracking import TrackingError
 from stages.config import Config
 from stages.run_folder import LostRunError
 from stages.trainer import DivergedError, train
+
+ERRORS = (*arguments.USER_ERRORS, CheckpointError, TrackingError, DivergedError, LostRunError)
 
 
 def main() -> None:
@@ -38,26 +44,54 @@ def main() -> None:
         if given.dry_run:
             print(f"# {count} processes, run in {folder}\n{arguments.show(config)}", end="")
             return
-        status = run(config, folder, count)
-    except (*arguments.USER_ERRORS, DivergedError, LostRunError) as error:
+        status = alone(config, folder) if count == 1 else together(config, folder, count)
+    except ERRORS as error:
         arguments.complain(error)
-    sys.exit(128 + status if status else 0)
+    sys.exit(status)
 
 
-def run(config: Config, folder: Path, count: int) -> int:
-    """Trains in `count` processes: in this one, or in children that end with it."""
-    if count == 1:
-        return train(config, folder)
-    port = processes.free_port()
+def alone(config: Config, folder: Path) -> int:
+    """Trains in this process; the command's exit status."""
+    stopped_by = train(config, folder)
+    return 128 + stopped_by if stopped_by else 0
+
+
+def together(config: Config, folder: Path, count: int) -> int:
+    """Trains in `count` child processes, and ends after them; the command's exit status."""
+    errors = multiprocessing.get_context("spawn").SimpleQueue()
     children = multiprocessing.start_processes(
-        _child, (config, folder, count, port), nprocs=count, start_method="spawn", join=False
+        _child,
+        (config, folder, count, processes.free_port(), errors),
+        nprocs=count,
+        start_method="spawn",
+        join=False,
     )
-    while not children.join():
-        pass
+
+    def stop(number: int, frame) -> None:
+        """Has the children save and stop; Ctrl-C has reached them already, and does no harm."""
+        again = number == signal.SIGINT and bool(stopping)
+        stopping.append(number)
+        for child in children.processes:
+            if child.is_alive():
+                child.kill() if again else child.terminate()
+
+    stopping: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    try:
+        while not children.join():
+            pass
+    except multiprocessing.ProcessExitedException as error:
+        if not errors.empty():
+            arguments.complain(errors.get())
+        if error.exit_code > 0:
+            return error.exit_code
+        print(f"process {error.error_index} was killed: {error.signal_name}", file=sys.stderr)
+        return 128 - error.exit_code
     return 0
 
 
-def _child(rank: int, config: Config, folder: Path, count: int, port: int) -> None:
+def _child(rank: int, config: Config, folder: Path, count: int, port: int, errors) -> None:
     os.environ |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
@@ -66,8 +100,13 @@ def _child(rank: int, config: Config, folder: Path, count: int, port: int) -> No
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }
-    status = train(config, folder)
-    sys.exit(128 + status if status else 0)
+    try:
+        status = alone(config, folder)
+    except ERRORS as error:
+        errors.put(str(error))
+        sys.exit(1)
+    # The first, which saves, ends last; were another's status not 0, it would be ended before.
+    sys.exit(0 if rank else status)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from launch.job import Training
 from pipeline.config import ConfigError
 from pipeline.tracking import store
 from stages.config import Config
+from stages.report import VERSION, version
 
 PACKAGES = ("dataprep", "pipeline", "stages", "launch")
 SIGNAL_BEFORE = 120  # seconds between the signal to save and the end
@@ -133,6 +134,7 @@ def snapshot(folder: Path) -> None:
     for package in PACKAGES:
         shutil.rmtree(code(folder) / package, ignore_errors=True)
         shutil.copytree(here / package, code(folder) / package, ignore=ignore)
+    (code(folder) / VERSION).write_text(version() or "unknown")
 
 
 def log(folder: Path, job: str) -> Path:

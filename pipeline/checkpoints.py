@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from pipeline.files import sha256, whole
+from pipeline.files import save_tensors, sha256, whole
 
 FORMAT = "soft-introvae-checkpoint/1"
 PARTS = ("weights", "ema", "optimizer")
@@ -52,7 +52,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
         beside.mkdir()
         for part in PARTS:
             tensors = {name: t.contiguous() for name, t in getattr(checkpoint, part).items()}
-            save_file(tensors, beside / f"{part}.safetensors")
+            save_tensors(tensors, beside / f"{part}.safetensors")
         versions = {name: version(name) for name in ("torch", "deepspeed", "safetensors")}
         digests = {path.name: sha256(path) for path in sorted(beside.iterdir())}
         about = {"format": FORMAT, **checkpoint.about, "versions": versions, "sha256": digests}
@@ -94,12 +94,25 @@ def newest_first(folder: Path) -> list[Path]:
     return sorted(found, key=lambda p: int(p.name), reverse=True)
 
 
+def set_aside(path: Path) -> Path:
+    """Renames a checkpoint that cannot be used, so that it is neither read, counted nor removed."""
+    aside = path.with_name(f"{path.name}.damaged")
+    shutil.rmtree(aside, ignore_errors=True)
+    return path.rename(aside)
+
+
 def path_of(folder: Path, images: int) -> Path:
     return folder / f"{images:09}"
 
 
 def prune(folder: Path, keep: set[int], newest: int = 2) -> None:
-    """Removes all but the newest checkpoints and those at the images seen in `keep`."""
+    """Removes all but the newest checkpoints and those at the images seen in `keep`.
+
+    Also what a killed process has left half written or half removed.
+    """
+    for pattern in (".*.partial", ".*.removed"):
+        for path in folder.glob(pattern):
+            shutil.rmtree(path)
     for path in newest_first(folder)[newest:]:
         if int(path.name) not in keep:
             doomed = path.with_name(f".{path.name}.removed")

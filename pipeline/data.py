@@ -9,6 +9,7 @@ import tarfile
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from io import BytesIO
 from itertools import islice
 from typing import Annotated, Literal
@@ -52,22 +53,22 @@ class FFCVReader:
     """Batches of uint8 RGB images (size, R, R, 3) by index, read ahead by FFCV's threads."""
 
     def __init__(self, manifest: Manifest, resolution: int, split: str, size: int, workers: int):
-        from ffcv.fields.decoders import SimpleRGBImageDecoder  # compiles for seconds
-        from ffcv.loader import Loader, OrderOption, epoch_iterator
-        from ffcv.transforms import ToTensor
+        with torch_threads():
+            from ffcv.fields.decoders import SimpleRGBImageDecoder  # compiles for seconds
+            from ffcv.loader import Loader, OrderOption, epoch_iterator
+            from ffcv.transforms import ToTensor
 
-        # These pipelines stay on the CPU; FFCV's threads would claim memory of the first GPU.
-        epoch_iterator.IS_CUDA = False
-
-        self.loader = Loader(
-            str(manifest.beton(resolution, split)),
-            batch_size=size,
-            num_workers=workers,
-            os_cache=True,
-            order=OrderOption.SEQUENTIAL,
-            drop_last=False,
-            pipelines={"image": [SimpleRGBImageDecoder(), ToTensor()], "label": None},
-        )
+            # These pipelines stay on the CPU; FFCV's threads would claim memory of the first GPU.
+            epoch_iterator.IS_CUDA = False
+            self.loader = Loader(
+                str(manifest.beton(resolution, split)),
+                batch_size=size,
+                num_workers=workers,
+                os_cache=True,
+                order=OrderOption.SEQUENTIAL,
+                drop_last=False,
+                pipelines={"image": [SimpleRGBImageDecoder(), ToTensor()], "label": None},
+            )
 
     def batches(self, indices: np.ndarray) -> Iterator[Tensor]:
         """The images at `indices`, in that order; the last batch may be smaller.
@@ -77,8 +78,18 @@ class FFCVReader:
         # FFCV takes an order of its own making by name only; the loader reads it from here.
         self.loader.traversal_order.indices = indices
         self.loader.first_traversal_order = indices
-        for (images,) in self.loader:
+        with torch_threads():
+            batches = iter(self.loader)
+        for (images,) in batches:
             yield images
+
+
+@contextmanager
+def torch_threads() -> Iterator[None]:
+    """Gives torch back its number of threads: FFCV sets it to that of its own readers."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
 
 
 class WebDatasetReader:

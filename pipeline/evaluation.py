@@ -1,6 +1,5 @@
 """What a pair of networks is worth: Frechet distance to the training data, reconstruction error."""
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Literal
@@ -160,6 +159,6 @@ def _keep(path: Path, found) -> None:
     except OSError as error:
         print(
             f"statistics of the training data cannot be kept in {path.parent} "
-            f"({os.strerror(error.errno)}) and will be measured again: name a folder that can be "
+            f"({error.strerror or error}) and will be measured again: name a folder that can be "
             f"written to in evaluation.cache"
         )

@@ -3,9 +3,14 @@
 import hashlib
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
 
 
 @contextmanager
@@ -15,7 +20,7 @@ def whole(path: Path) -> Iterator[Path]:
     What is there is on the disk before it takes the name, and where writing fails nothing stays.
     An existing file is replaced; an existing folder must have been removed before.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    beside = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.partial")
     try:
         yield beside
         for part in [*beside.rglob("*"), beside] if beside.is_dir() else [beside]:
@@ -25,6 +30,14 @@ def whole(path: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(beside) if beside.is_dir() else beside.unlink(missing_ok=True)
         raise
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """A safetensors file of them; OSError where it cannot be written (theirs is no OSError)."""
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
 
 
 def sha256(path: Path) -> str:

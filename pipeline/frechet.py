@@ -7,11 +7,11 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
 
-from pipeline.files import whole
+from pipeline.files import save_tensors, whole
 
 
 class Statistics:
@@ -84,4 +84,4 @@ def keep(path: Path, values: tuple[np.ndarray, np.ndarray]) -> None:
     tensors = dict(zip(("mean", "covariance"), map(torch.from_numpy, values), strict=True))
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole(path) as beside:
-        save_file(tensors, beside)
+        save_tensors(tensors, beside)

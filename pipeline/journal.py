@@ -1,9 +1,12 @@
 """The record of a training in its own folder: `metrics.jsonl`, a line for each time of logging.
 
-It is what tracking servers are told from, and what a resumed training knows it has measured.
+A tracking server that has missed something is told from it, and by it a resumed training knows what
+it has measured.
 """
 
+import errno
 import json
+import os
 from pathlib import Path
 
 from pipeline.files import whole
@@ -25,10 +28,15 @@ class Journal:
             beside.write_text("".join(json.dumps(line) + "\n" for line in self.lines))
 
     def write(self, images: int, resolution: int, values: dict[str, float]) -> None:
+        """Adds a line. OSError where the disk takes no more; the file stays whole."""
         line = {"images": images, "resolution": resolution, **values}
         self.lines.append(line)
-        with self.path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        data = (json.dumps(line) + "\n").encode()
+        with self.path.open("ab", buffering=0) as file:
+            before = file.tell()
+            if file.write(data) < len(data):
+                file.truncate(before)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def has(self, images: int, name: str) -> bool:
         """Whether `name` was measured at `images` images seen."""

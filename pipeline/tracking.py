@@ -75,7 +75,7 @@ class Tracking:
 
     def stage(self, resolution: int, name: str, parameters: dict) -> None:
         """What follows belongs to the run of the stage at `resolution`; the one before is over."""
-        if self.run != PARENT:
+        if self.run not in (PARENT, str(resolution)):
             self._send(self._end, self.run, "FINISHED")
         self.run = str(resolution)
         self.about[self.run] = (f"{name} {resolution}x{resolution}", {"resolution": self.run})

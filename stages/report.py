@@ -1,5 +1,6 @@
 """What rank 0 writes down of a training: lines, journal, pictures, MLflow, checkpoints."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from pipeline.autoencoder import Grown
 from pipeline.checkpoints import Checkpoint
 from pipeline.config import flat, plain
 from pipeline.data import split_images, to_uint8
+from pipeline.files import whole
 from pipeline.journal import Journal
 from pipeline.pictures import grid, reconstructions
 from pipeline.tracking import Tracking
@@ -25,6 +27,8 @@ from stages.config import Config
 from stages.run_folder import RunFolder
 
 COLUMNS, SHOWN = 8, 32
+VERSION = "version.txt"  # beside a copy of the code
+TOOK = "evaluation_seconds"  # in the lines of the journal that are evaluations
 
 
 class Report:
@@ -51,12 +55,37 @@ class Report:
             tqdm.write(line, file=sys.stdout)
             sys.stdout.flush()
 
+    @contextlib.contextmanager
+    def going_on(self, what: str):
+        """A disk that takes no more is announced, and training goes on."""
+        try:
+            yield
+        except OSError as error:
+            self.say(f"{what} cannot be written: {error.strerror or error}; training goes on")
+
     def enter(self, moment: schedule.Moment) -> None:
-        """A stage begins or is taken up again."""
+        """A stage begins or is taken up again; MLflow is told of it what it may have missed."""
         side = moment.stage.resolution
         self.bar.set_description(f"{side}x{side}")
         self.tracking.stage(side, self.config.name, flat(plain(moment.stage)))
+        for line in self.journal.lines:
+            if line["resolution"] == side:
+                self.tell(line, moment)
         self.start_clock(moment.first)
+
+    def write(self, images: int, moment: schedule.Moment, values: dict[str, float]) -> None:
+        """Into the journal, and from there to MLflow."""
+        with self.going_on(f"metrics.jsonl at {images:,} images"):
+            self.journal.write(images, moment.stage.resolution, values)
+        self.tell(self.journal.lines[-1], moment)
+
+    def tell(self, line: dict, moment: schedule.Moment) -> None:
+        """A line of the journal, to MLflow; the training's run has what is measured at the end."""
+        values = {k: v for k, v in line.items() if k not in ("images", "resolution", TOOK)}
+        self.tracking.metrics(line["images"], values)
+        if TOOK in line and line["images"] == moment.last:
+            final = {f"{name}/{line['resolution']}": value for name, value in values.items()}
+            self.tracking.metrics(line["images"], final, on_parent=True)
 
     def start_clock(self, images: int) -> None:
         self.since, self.since_images = time.monotonic(), max(images, self.bar.n)
@@ -67,8 +96,7 @@ class Report:
         values = values | {"images_per_second": rate}
         if torch.cuda.is_available():
             values["peak_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
-        self.journal.write(images, moment.stage.resolution, values)
-        self.tracking.metrics(images, values)
+        self.write(images, moment, values)
         self.bar.update(images - self.bar.n)
         side = moment.stage.resolution
         shown = ("loss_E", "loss_D", "rec", "kl_real", "kl_rec", "kl_fake")
@@ -106,60 +134,65 @@ class Report:
         self.since += time.monotonic() - started
 
     def show(self, images: int, name: str, picture: Image) -> None:
-        picture.save(self.folder.pictures / f"{name}-{images:09}.png")
+        path = self.folder.pictures / f"{name}-{images:09}.png"
+        with self.going_on(path.name), whole(path) as beside:
+            picture.save(beside, format="png")
         self.tracking.picture(images, name, picture)
 
     def knows(self, images: int, name: str) -> bool:
         return self.journal.has(images, name)
 
     def evaluation(
-        self, images: int, moment: schedule.Moment, values: dict, seconds: float, ends: bool
+        self, images: int, moment: schedule.Moment, values: dict, seconds: float
     ) -> None:
-        """Values measured in `seconds`; at the end of a stage the training's run shows them too."""
+        """Values measured in `seconds`."""
         side = moment.stage.resolution
-        self.journal.write(images, side, values | {"evaluation_seconds": seconds})
-        self.tracking.metrics(images, values)
-        if ends:
-            final = {f"{name}/{side}": value for name, value in values.items()}
-            self.tracking.metrics(images, final, on_parent=True)
+        self.write(images, moment, values | {TOOK: seconds})
         said = "  ".join(f"{name} {value:.5g}" for name, value in values.items())
         self.say(f"{images:>11,}  {side}x{side}  {said}  ({seconds:.0f} s)")
         self.since += seconds
 
     def checkpoint(self, images: int, checkpoint: Checkpoint) -> None:
-        """Writes a checkpoint and removes older ones; those at the ends of stages stay.
-
-        A disk that takes no more is announced, and training goes on: older checkpoints are there.
-        """
+        """Writes a checkpoint and removes older ones; those at the ends of stages stay."""
         self.folder.check()
         started, folder = time.monotonic(), self.folder.checkpoints
         checkpoint.about.update(
             images=images, config=plain(self.config), dataset_digest=self.manifest.digest
         )
         path = checkpoints.path_of(folder, images)
-        try:
+        with self.going_on(f"the checkpoint at {images:,} images, {path},"):
             if not path.exists():
                 checkpoints.save(path, checkpoint)
             checkpoints.prune(folder, keep=schedule.ends(self.config))
-        except OSError as error:
-            self.say(f"no checkpoint at {images:,} images: {path}: {error.strerror or error}")
         self.since += time.monotonic() - started
 
     def end(self, status: str) -> None:
         self.bar.close()
-        plots.losses(self.journal, self.folder.pictures / "losses.png")
+        with self.going_on("losses.png"):
+            plots.losses(self.journal, self.folder.pictures / "losses.png")
         for name in ("schedule.png", "losses.png"):
             self.tracking.artifact(self.folder.pictures / name)
         self.tracking.end(status, whole_training=True)
 
 
+def version() -> str | None:
+    """The commit of the code that runs; of a copy made for a job, that which was copied."""
+    copied = Path(__file__).parent.parent / VERSION
+    if copied.exists():
+        return copied.read_text()
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        said = subprocess.run(git, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return said.stdout.strip() or None
+
+
 def tags(manifest: Manifest) -> dict[str, str]:
     """What produced a run: data, code, job."""
     found = {"dataset.digest": manifest.digest, "dataset": str(manifest.folder.resolve())}
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    said = subprocess.run(git, capture_output=True, text=True, check=False)
-    if said.returncode == 0:
-        found["git"] = said.stdout.strip()
+    if code := version():
+        found["git"] = code
     if "SLURM_JOB_ID" in os.environ:
         found["slurm.job_id"] = os.environ["SLURM_JOB_ID"]
     return found

@@ -56,6 +56,7 @@ class RunFolder:
                     + "; ".join(differences)
                     + ". Give this one an --output of its own, or ask for the same again"
                 )
+        self.path.mkdir(parents=True, exist_ok=True)
         with whole(path) as beside:
             beside.write_text(yaml.safe_dump(content, sort_keys=False))
 

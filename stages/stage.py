@@ -93,7 +93,11 @@ def seed_draws(seed: int, start: int, update: int) -> None:
 
 
 class Meter:
-    """Means of terms over micro-batches, steps and processes, between two logs."""
+    """Means of terms over micro-batches, steps and processes, between two logs.
+
+    Of the values that are finite: the engines leave a step out that is not (`skipped_steps`). A
+    mean is NaN where none is.
+    """
 
     def __init__(self):
         self.terms: list[Terms] = []
@@ -105,7 +109,8 @@ class Meter:
         """The means since the last reading; all processes must call."""
         names = sorted(set.intersection(*(set(t) for t in self.terms)))
         values = torch.stack([torch.stack([t[name] for name in names]) for t in self.terms])
-        mean = values.mean(dim=0)
-        dist.all_reduce(mean)
+        finite = values.isfinite()
+        sums = torch.stack([values.where(finite, 0).sum(dim=0), finite.sum(dim=0)])
+        dist.all_reduce(sums)
         self.terms = []
-        return dict(zip(names, (mean / processes.world_size()).tolist(), strict=True))
+        return dict(zip(names, (sums[0] / sums[1]).tolist(), strict=True))

@@ -28,7 +28,7 @@ class StopSignals:
         self.before = {number: signal.signal(number, self._catch) for number in self.SIGNALS}
 
     def _catch(self, number, frame) -> None:
-        if self.caught and number == signal.SIGINT:
+        if self.caught == number == signal.SIGINT:
             raise KeyboardInterrupt  # a second Ctrl-C does not wait
         self.caught = number
 

@@ -52,8 +52,8 @@ class Trainer:
             config.evaluation, config.data, self.manifest, device, self.signals.check
         )
         if processes.is_first():
-            self.folder.claim()
             self.folder.keep_config(config, self.manifest.digest)
+            self.folder.claim()
         dist.barrier()
         self.resume()
         self.report = None
@@ -64,6 +64,8 @@ class Trainer:
     def run(self) -> int:
         total, status = schedule.total(self.config), "FAILED"
         try:
+            if self.report and self.images:  # what is due here belongs to the stage that ended here
+                self.report.enter(schedule.at(self.config, self.images - 1))
             self.events()
             while self.images < total:
                 self.step()
@@ -117,7 +119,7 @@ class Trainer:
         if not saved and (ends or schedule.due(self.images, batch, every.checkpoint)):
             self.checkpoint()
         if ends or schedule.due(self.images, batch, every.evaluation):
-            self.evaluate(moment, ends)
+            self.evaluate(moment)
 
     def log(self, moment: schedule.Moment) -> None:
         values = self.meter.read()
@@ -143,7 +145,7 @@ class Trainer:
         """The moving averages at the resolution of `moment`."""
         return Grown(self.ema.module, moment.stage.resolution, moment.alpha)
 
-    def evaluate(self, moment: schedule.Moment, ends: bool) -> None:
+    def evaluate(self, moment: schedule.Moment) -> None:
         """Measures the averaged networks, unless the journal holds it from before a kill."""
         name = metric_name(self.evaluation.extractor, self.config.evaluation.samples)
         known = torch.tensor([bool(self.report and self.report.knows(self.images, name))])
@@ -153,7 +155,7 @@ class Trainer:
         started = time.monotonic()
         values = self.evaluation.measure(self.averaged(moment), self.config.seed)
         if self.report:
-            self.report.evaluation(self.images, moment, values, time.monotonic() - started, ends)
+            self.report.evaluation(self.images, moment, values, time.monotonic() - started)
 
     def checkpoint(self) -> None:
         """Writes a checkpoint; all processes gather its parts, rank 0 writes."""
@@ -188,11 +190,30 @@ class Trainer:
         self.say(f"continuing at {self.images:,} images from {path}")
 
     def newest(self) -> tuple[Path | None, Checkpoint | None]:
-        for path in checkpoints.newest_first(self.folder.checkpoints):
+        """The newest checkpoint that is whole; those after it are set aside, and that is said.
+
+        CheckpointError where there are some and none of them is whole: what was trained would be
+        lost by beginning anew.
+        """
+        every = checkpoints.newest_first(self.folder.checkpoints)
+        damaged = []
+        for path in every:
             try:
-                return path, checkpoints.load(path)
+                found = checkpoints.load(path)
             except CheckpointError as error:
-                self.say(f"{error}; the one before it is used")
+                self.say(str(error))
+                damaged.append(path)
+                continue
+            for other in damaged:
+                aside = checkpoints.set_aside(other)
+                self.say(f"the one before it is used; {other.name} is now {aside}")
+            return path, found
+        if damaged:
+            raise CheckpointError(
+                f"none of the {len(damaged)} checkpoints in {self.folder.checkpoints} can be read "
+                f"(above: why). Repair the disk or copy one back; to begin anew, remove them or "
+                f"name another --output"
+            )
         return None, None
 
     def load_engines(self, found: Checkpoint) -> None:

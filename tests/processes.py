@@ -1,8 +1,10 @@
-"""Runs a function in several processes at once, joined as a training's are."""
+"""Runs a function in several processes at once, joined as a training's are; and fills the disk."""
 
+import contextlib
 import io
 import multiprocessing
 import os
+import resource
 import traceback
 
 import torch
@@ -36,6 +38,17 @@ def run_together(count: int, function, *args, timeout: float = 120, **env) -> li
         for process in children:
             process.kill()
             process.join()
+
+
+@contextlib.contextmanager
+def files_of_at_most(size: int):
+    """No file of this process can become longer, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def _result(pipe, rank: int, timeout: float):

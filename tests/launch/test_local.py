@@ -1,11 +1,18 @@
 """launch/local.py says what is wrong before anything starts, and what it would start."""
 
+import os
+import signal
+import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
 from launch import local
 from tests.stages.tiny import tiny, write
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -47,6 +54,28 @@ def test_what_is_wrong_is_said_in_one_line(command, tmp_path, arguments, message
     said = command(*arguments)
     assert message in said and said.startswith("local.py: ")
     assert not (tmp_path / "run").exists()
+
+
+def test_two_processes_save_when_their_group_is_stopped_and_say_errors_in_one_line(
+    dataset, tmp_path
+):
+    config, folder = write(tiny(dataset), tmp_path / "tiny.yaml"), tmp_path / "run"
+    command = [sys.executable, ROOT / "launch/local.py", "--config", config, "--output", folder]
+    command += ["--processes", "2"]
+    how = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    process = subprocess.Popen(command, start_new_session=True, **how)
+    path = folder / "metrics.jsonl"
+    while process.poll() is None and not (path.exists() and path.read_text()):
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 128 + signal.SIGTERM, output
+    assert "stopping on SIG" in output and "Traceback" not in output
+    (checkpoint,) = (folder / "checkpoints").iterdir()
+    assert 16 <= int(checkpoint.name) <= 96
+    ended = subprocess.run([*command, "stages.1.lr=0.5"], timeout=60, **how)
+    assert ended.returncode == 1 and "Traceback" not in ended.stdout
+    assert "local.py: " in ended.stdout and "stages.1.lr was 0.01, is 0.5" in ended.stdout
 
 
 def test_a_fallback_is_announced(command):

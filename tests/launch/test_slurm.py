@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from launch.slurm import snapshot
+from stages.report import version
 from tests.conftest import ROOT
 from tests.stages.tiny import final_weights, journal, tiny, write
 
@@ -39,6 +41,13 @@ def whole(config, slurm_cluster, tmp_path_factory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("slurm-runs") / "whole"
     said = slurm("--nodes", 4, "--config", config, "--output", folder, "--follow")
     return folder, said
+
+
+def test_the_copy_of_the_code_knows_its_commit(tmp_path):
+    snapshot(tmp_path)
+    copy = [sys.executable, "-c", "from stages.report import version; print(version())"]
+    run = subprocess.run(copy, cwd=tmp_path / "code", capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == (version() or "unknown")
 
 
 def test_four_nodes_train_two_stages_and_mlflow_holds_both(whole, slurm_cluster):

@@ -1,14 +1,13 @@
 """Checkpoints are whole or absent, and damage is found before it is used."""
 
-import errno
 import json
-import os
 
 import pytest
 import torch
 
 from pipeline import checkpoints
 from pipeline.checkpoints import Checkpoint, CheckpointError
+from tests.processes import files_of_at_most
 
 
 def make(images: int = 7) -> Checkpoint:
@@ -49,20 +48,21 @@ def test_a_missing_part_and_another_format_are_named(tmp_path):
         checkpoints.load(tmp_path / "000000008")
 
 
-def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
-    def full(*_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(checkpoints, "save_file", full)
-    with pytest.raises(OSError, match="No space left"):
-        checkpoints.save(tmp_path / "000000007", make())
+def test_a_disk_that_takes_no_more_is_an_os_error_and_leaves_nothing_behind(tmp_path):
+    large = Checkpoint({"a": torch.zeros(20_000)}, {}, {}, {"images": 7})
+    with files_of_at_most(50_000), pytest.raises(OSError, match="too large"):
+        checkpoints.save(tmp_path / "000000007", large)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_pruning_keeps_the_newest_and_the_ends_of_stages(tmp_path):
     for images in (10, 20, 30, 40, 50):
         checkpoints.save(checkpoints.path_of(tmp_path, images), make(images))
-    (tmp_path / ".000000060.1.partial").mkdir()
+    (tmp_path / ".000000060.host-1.partial").mkdir()
+    (tmp_path / ".000000005.removed").mkdir()
+    checkpoints.set_aside(tmp_path / "000000030")
     checkpoints.prune(tmp_path, keep={20})
+    names = {"000000050", "000000040", "000000030.damaged", "000000020"}
+    assert {p.name for p in tmp_path.iterdir()} == names
     found = [int(p.name) for p in checkpoints.newest_first(tmp_path)]
     assert found == [50, 40, 20]

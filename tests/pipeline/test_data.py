@@ -61,6 +61,17 @@ def test_loaders_agree_and_start_anywhere(dataset):
     assert all(torch.equal(a, b) for a, b in zip(later, betons[7:], strict=True))
 
 
+def test_ffcv_leaves_torch_its_threads(dataset):
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        read = reader(DataConfig(str(dataset), workers=2), Manifest.load(dataset), 4, "train", 8)
+        next(read.batches(np.arange(16)))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_order_is_of_images_not_of_micro_batches(dataset):
     small, large = (images(dataset, "webdataset", range(0, 48, m), m) for m in (6, 12))
     assert torch.equal(torch.cat(small), torch.cat(large))

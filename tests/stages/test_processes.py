@@ -7,6 +7,7 @@ Within tens of steps two runs would differ visibly, as two runs on different mac
 start in general position, with an eps of Adam that rounding errors do not reach.
 """
 
+import math
 import signal
 from pathlib import Path
 
@@ -18,7 +19,10 @@ from pipeline import checkpoints
 from pipeline.autoencoder import Autoencoder
 from pipeline.checkpoints import Checkpoint
 from pipeline.config import parse
+from pipeline.processes import rank, start
 from stages.config import Config
+from stages.stage import Meter
+from tests.processes import run_together
 from tests.stages.tiny import StopAt, journal, run, tiny
 
 LOSSES = ("loss_E", "loss_D", "rec", "kl_real", "kl_fake")
@@ -71,6 +75,18 @@ def test_many_processes_compute_what_one_does(dataset, alone, tmp_path, processe
     folder = begin(tmp_path / "run", content)
     assert run(content, folder, processes) == [0] * processes
     assert_same_losses(folder, alone)
+
+
+def read_meter() -> dict[str, float]:
+    start()
+    meter, values = Meter(), (1.0, float("inf")) if rank() else (2.0, 6.0)
+    meter.add([{"rec": torch.tensor(v), "kl_real": torch.tensor(float("nan"))} for v in values])
+    return meter.read()
+
+
+def test_a_mean_is_of_what_is_finite():
+    for found in run_together(2, read_meter):
+        assert found["rec"] == 3 and math.isnan(found["kl_real"])
 
 
 def test_a_signal_stops_all_with_a_checkpoint_and_one_continues(dataset, alone, tmp_path):

@@ -1,7 +1,7 @@
 """A training runs through its stages, and is the same however often it is cut."""
 
-import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -97,14 +97,46 @@ def test_a_damaged_checkpoint_is_passed_over(dataset, whole, tmp_path):
     assert run(tiny(dataset), folder) == [0]
     assert final_weights(folder) == final_weights(whole)
     assert "weights.safetensors is damaged" in said(folder)
-    assert "the one before it is used" in said(folder)
+    assert "the one before it is used; " in said(folder)
+    assert [p.name[9:] for p in (folder / "checkpoints").iterdir() if "." in p.name] == [".damaged"]
+
+
+def test_it_does_not_begin_anew_where_no_checkpoint_is_whole(dataset, tmp_path):
+    folder = tmp_path / "run"
+    assert run(tiny(dataset), folder, before=StopAt(80)) == [signal.SIGUSR2]
+    for path in (folder / "checkpoints").iterdir():
+        (path / "checkpoint.json").write_text("{")
+    before = (folder / "metrics.jsonl").read_text()
+    with pytest.raises(RuntimeError, match=r"none of the \d checkpoints in .* can be read"):
+        run(tiny(dataset), folder)
+    assert (folder / "metrics.jsonl").read_text() == before
+
+
+def test_mlflow_is_told_from_the_journal_what_it_has_missed(dataset, tmp_path):
+    folder, store = tmp_path / "run", tmp_path / "mlflow.db"
+    assert run(tiny(dataset), folder) == [0]
+    store.unlink()
+    assert run(tiny(dataset), folder) == [0]
+    client = MlflowClient(f"sqlite:///{store}")
+    experiment = client.get_experiment_by_name("soft-introvae").experiment_id
+    runs = {r.info.run_name: r for r in client.search_runs([experiment])}
+    assert {r.info.status for r in runs.values()} == {"FINISHED"}
+    stage = runs["tiny 8x8"]
+    steps = [m.step for m in client.get_metric_history(stage.info.run_id, "loss_E")]
+    assert steps == list(range(112, 257, 16))
+    measured = dict(journal(folder, "fd_random_40"))[256]
+    assert stage.data.metrics["fd_random_40"] == measured
+    assert runs["tiny"].data.metrics["fd_random_40/8"] == measured
+    assert "evaluation_seconds" not in stage.data.metrics
 
 
 def test_another_configuration_is_refused_and_another_loader_is_not(dataset, whole):
+    holder = (whole / "claimed-by").read_text()
     with pytest.raises(RuntimeError, match=r"stages.1.lr was 0.01, is 0.02.*--output"):
         changed = tiny(dataset)
         changed["stages"][1]["lr"] = 0.02
         run(changed, whole)
+    assert (whole / "claimed-by").read_text() == holder, "a mistake must not end who trains there"
     before = final_weights(whole)
     assert run(tiny(dataset, data__workers=2, evaluation__samples=40), whole) == [0]
     assert final_weights(whole) == before
@@ -136,22 +168,25 @@ def test_losses_that_are_not_finite_end_the_training_with_advice(dataset, tmp_pa
 
 
 def fill_the_disk(folder: Path) -> None:
-    import errno
+    """From the first lines of the journal on, no file can become longer than 20,000 bytes."""
 
-    from pipeline import checkpoints
+    def fill() -> None:
+        path = folder / "metrics.jsonl"
+        while not (path.exists() and path.read_text()):
+            time.sleep(0.001)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
 
-    def full(*_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    checkpoints.save_file = full
+    threading.Thread(target=fill, daemon=True).start()
 
 
-def test_a_full_disk_does_not_end_the_training(dataset, tmp_path):
+def test_a_full_disk_does_not_end_the_training(dataset, whole, tmp_path):
     folder = tmp_path / "run"
     assert run(tiny(dataset), folder, before=fill_the_disk) == [0]
-    assert "no checkpoint at 48 images" in said(folder)
-    assert "No space left on device" in said(folder)
+    assert "the checkpoint at 256 images" in said(folder)
+    assert "File too large" in said(folder) and "training goes on" in said(folder)
+    assert list((folder / "checkpoints").iterdir()) == []
     assert run(tiny(dataset), folder) == [0]
+    assert final_weights(folder) == final_weights(whole)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

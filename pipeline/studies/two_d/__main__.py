@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 
 from pipeline.studies.two_d import cells, reports, settings
 from pipeline.studies.two_d.cells import Cell, CellError
@@ -34,8 +35,9 @@ def main() -> None:
         for number, cell in enumerate(made, 1):
             print(f"cell {number} of {len(made)}: {cell.name}", flush=True)
             cells.run(cell, given.out, tracking, given.device)
-        getattr(reports, given.what)(given.out, given.report, effort)
-    except (CellError, TrackingError) as error:
+        with FileLock(given.out / "report.lock"):  # the last to write has read all that is there
+            getattr(reports, given.what)(given.out, given.report, effort)
+    except (CellError, TrackingError, OSError) as error:
         sys.exit(f"two_d: {error}")
     except KeyboardInterrupt:
         sys.exit("two_d: stopped; the same command continues from the last checkpoint")
@@ -77,7 +79,7 @@ def arguments() -> argparse.Namespace:
 
 def asked_effort(given: argparse.Namespace) -> Effort:
     schedule = settings.SEARCH if given.what == "search" else settings.FULL
-    if given.iterations is not None:
+    if given.iterations not in (None, schedule.iterations):
         schedule = settings.brief(given.iterations)
     return Effort(given.precision, schedule)
 

@@ -15,11 +15,11 @@ import torch
 from filelock import FileLock, Timeout
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from tqdm import tqdm
 
 from pipeline.config import flat, plain
-from pipeline.files import whole
+from pipeline.files import save_tensors, whole
 from pipeline.objective import Objective
 from pipeline.studies.two_d import metrics
 from pipeline.studies.two_d.data import DISTRIBUTIONS
@@ -65,10 +65,17 @@ def result(folder: Path, cell: Cell) -> dict | None:
     found = json.loads(path.read_text())
     if found["cell"] != plain(cell):
         raise CellError(
-            f"{path} was made with other settings than are asked for now; name another --out, or "
-            f"remove {path.parent} to make it anew"
+            f"{path} was made with other settings: {_differences(found['cell'], plain(cell))}. Ask "
+            f"for the same again, or name another --out"
         )
     return found
+
+
+def _differences(before: dict, now: dict) -> str:
+    """ "key was this, is that" of two cells as plain data."""
+    before, now = flat(before), flat(now)
+    keys = [k for k in {**before, **now} if before.get(k) != now.get(k)]
+    return "; ".join(f"{k} was {before.get(k)}, is {now.get(k)}" for k in keys)
 
 
 def finished(folder: Path, cell: Cell) -> dict | None:
@@ -122,7 +129,7 @@ def _run(cell: Cell, here: Path, tracking: TrackingConfig, device: str) -> dict:
     }
     _tell(cell, found, tracker)
     with whole(here / "weights.safetensors") as beside:
-        save_file({k: v.cpu() for k, v in weights(training.model).items()}, beside)
+        save_tensors({k: v.cpu() for k, v in weights(training.model).items()}, beside)
     with whole(here / "result.json") as beside:
         beside.write_text(json.dumps(found, indent=1) + "\n")
     (here / "checkpoint.safetensors").unlink(missing_ok=True)
@@ -132,9 +139,11 @@ def _run(cell: Cell, here: Path, tracking: TrackingConfig, device: str) -> dict:
 def _claim(here: Path, cell: Cell) -> None:
     """Sees to it that a checkpoint in the folder is this cell's."""
     path, ours = here / "cell.json", plain(cell)
-    if path.exists() and json.loads(path.read_text()) != ours:
+    theirs = json.loads(path.read_text()) if path.exists() else ours
+    if theirs != ours:
         raise CellError(
-            f"{here} holds a cell begun with other settings; name another --out, or remove it"
+            f"{here} holds a cell begun with other settings: {_differences(theirs, ours)}. Ask for "
+            f"the same again, or name another --out"
         )
     with whole(path) as beside:
         beside.write_text(json.dumps(ours, indent=1) + "\n")
@@ -173,7 +182,7 @@ def _save(path: Path, training: Training, terms: dict[str, float], seconds: floa
     more = {f"terms.{name}": torch.tensor(v, dtype=torch.float64) for name, v in terms.items()}
     more["seconds"] = torch.tensor(seconds, dtype=torch.float64)
     with whole(path) as beside:
-        save_file({**training.state(), **more}, beside)
+        save_tensors({**training.state(), **more}, beside)
 
 
 def _measured(cell: Cell, training: Training) -> list[dict]:
@@ -195,3 +204,5 @@ def _tell(cell: Cell, found: dict, tracker: Tracking) -> None:
         values = {k: v for k, v in row.items() if k not in ("objective", "seed") and v is not None}
         tracker.metrics(last, {f"{key}/{name}": value for name, value in values.items()})
     tracker.end("FINISHED", whole_training=True)
+    if tracker.unsent:
+        print(f"{cell.name}: MLflow was not told of its end; result.json has the numbers")

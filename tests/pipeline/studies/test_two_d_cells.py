@@ -99,7 +99,8 @@ def test_a_finished_cell_is_read_and_has_one_run_in_mlflow(tmp_path, small, monk
 def test_other_settings_are_refused(tmp_path, small):
     cells.run(CELL, tmp_path, TRACKING, "cpu")
     other = Cell("small", "rings", CELL.objectives, [0], CELL.schedule)
-    with pytest.raises(CellError, match=r"result.json was made with other settings.* --out"):
+    what = r"result.json was made with other settings: seeds.0 was 3, is 0; seeds.1 was 4, is None"
+    with pytest.raises(CellError, match=what):
         cells.run(other, tmp_path, TRACKING, "cpu")
     (tmp_path / "small" / "result.json").unlink()
     with pytest.raises(CellError, match="begun with other settings"):
@@ -227,6 +228,12 @@ def test_fewer_iterations_are_in_every_name(tmp_path, brief, monkeypatch):
     assert {p.name for p in tmp_path.glob("*2*.*")} == {
         "table2-15.md", "table2-15.json", "figure2-15.png"
     }  # fmt: skip
+
+
+def test_as_many_iterations_as_it_has_is_the_schedule_itself(tmp_path, brief, monkeypatch):
+    words = ["--distributions", "rings", "--methods", "vae", "--out", str(tmp_path)]
+    say(monkeypatch, "table2", *words, "--iterations", str(settings.FULL.iterations))
+    assert (tmp_path / "table2-rings-vae" / "result.json").exists()
 
 
 def test_wrong_arguments_end_with_one_line(tmp_path, brief, monkeypatch, capsys):

@@ -54,8 +54,11 @@ def test_initial_weights_are_those_of_torch_and_of_the_seed_alone():
     together, alone = Ensemble([5, 6, 7]), Ensemble([6])
     for a, b in zip(together.parameters(), alone.parameters()):
         assert torch.equal(a[1], b[0])
-        bound = 1 / (256 if a.shape[-2] == 1 and a.shape[-1] <= 4 else a.shape[-2]) ** 0.5
-        assert a.abs().max() <= (bound if a.shape[-2] > 1 else 1)
+    for network in (together.encoder, together.decoder):
+        for weight, bias in zip(network.weights, network.biases):
+            bound = weight.shape[1] ** -0.5
+            for values in (weight, bias):
+                assert 0.3 * bound < values.abs().max() <= bound
     weight = together.encoder.weights[1]
     assert weight.std().item() == pytest.approx((1 / 256 / 3) ** 0.5, rel=0.02)
     assert not torch.equal(together.encoder.weights[1], together.decoder.weights[1])
