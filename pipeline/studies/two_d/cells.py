@@ -72,7 +72,7 @@ def result(folder: Path, cell: Cell) -> dict | None:
 
 
 def _differences(before: dict, now: dict) -> str:
-    """ "key was this, is that" of two cells as plain data."""
+    """What differs between two cells as plain data, as "key was this, is that"."""
     before, now = flat(before), flat(now)
     keys = [k for k in {**before, **now} if before.get(k) != now.get(k)]
     return "; ".join(f"{k} was {before.get(k)}, is {now.get(k)}" for k in keys)

@@ -78,7 +78,7 @@ def figure3(lines: dict[str, list[dict]], path: Path) -> None:
             if lost := line[measure]["diverged"]:
                 where = (line["margin"], line[measure]["mean"])
                 axis.annotate(f"{lost} diverged", where, rotation=90, fontsize=7)
-        axis.set_xticks(margins, [f"{m:g}" for m in margins], fontsize=7, minor=False)
+        axis.set_xticks(margins, [f"{m:g}" for m in margins], fontsize=7, rotation=60)
         axis.minorticks_off()
         axis.grid(alpha=0.3)
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3)
