@@ -30,7 +30,7 @@ class StopSignals:
     def _catch(self, number, frame) -> None:
         if self.caught == number == signal.SIGINT:
             raise KeyboardInterrupt  # a second Ctrl-C does not wait
-        self.caught = number
+        self.caught = self.caught or number
 
     def check(self) -> None:
         """Stopped if a process has had a signal; all processes must call equally often."""

@@ -69,7 +69,8 @@ def test_two_processes_save_when_their_group_is_stopped_and_say_errors_in_one_li
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     output = process.communicate(timeout=60)[0]
-    assert process.returncode == 128 + signal.SIGTERM, output
+    # The processes have had both the terminal's signal and their parent's, in either order.
+    assert process.returncode in (128 + signal.SIGINT, 128 + signal.SIGTERM), output
     assert "stopping on SIG" in output and "Traceback" not in output
     (checkpoint,) = (folder / "checkpoints").iterdir()
     assert 16 <= int(checkpoint.name) <= 96
