@@ -17,7 +17,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from pipeline.layers import DTYPES, downsample_conv, upsample_conv, whiten
+from pipeline.networks.style.layers import DTYPES, downsample_conv, upsample_conv, whiten
 
 SIDES = [8, 16, 32, 64, 128, 256]
 ROUNDS = 15

@@ -8,8 +8,8 @@ import yaml
 
 from dataprep.manifest import DatasetError, Manifest
 from pipeline.config import ConfigError, load, plain
-from pipeline.evaluation import find_extractor
-from pipeline.features import FeaturesError
+from pipeline.metrics.evaluation import find_extractor
+from pipeline.metrics.features import FeaturesError
 from stages.config import Config
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"

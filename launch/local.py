@@ -17,8 +17,8 @@ from torch import multiprocessing
 
 from launch import arguments
 from pipeline import processes
-from pipeline.checkpoints import CheckpointError
-from pipeline.tracking import TrackingError
+from pipeline.records.checkpoints import CheckpointError
+from pipeline.records.tracking import TrackingError
 from stages.config import Config
 from stages.run_folder import LostRunError
 from stages.trainer import DivergedError, train

@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from pipeline import checkpoints
+from pipeline.records import checkpoints
 
 TRIES = 3  # restarts after losses, without a new checkpoint, until the job fails
 PATIENCE = 10  # seconds for SLURM to end a job in which one process failed by its own error

@@ -20,7 +20,7 @@ import submitit
 from launch import arguments, cluster
 from launch.job import Training
 from pipeline.config import ConfigError
-from pipeline.tracking import store
+from pipeline.records.tracking import store
 from stages.config import Config
 from stages.report import VERSION, version
 

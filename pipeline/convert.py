@@ -19,12 +19,14 @@ from pathlib import Path
 
 import torch
 
-from pipeline import checkpoints, model, published
-from pipeline.checkpoints import Checkpoint, CheckpointError
+from pipeline import model
 from pipeline.config import plain
-from pipeline.files import sha256, whole
 from pipeline.model import ModelError
-from pipeline.published import EMA, LayoutError
+from pipeline.networks.style import published
+from pipeline.networks.style.published import EMA, LayoutError
+from pipeline.records import checkpoints
+from pipeline.records.checkpoints import Checkpoint, CheckpointError
+from pipeline.records.files import sha256, whole
 
 TRACKED = ("tracker.RunningMean", "tracker.RunningMeanTorch")
 

@@ -35,18 +35,19 @@ from torch_fidelity.metric_prc import prc_features_to_metric
 from tqdm import tqdm
 
 from dataprep.manifest import DatasetError, Manifest
-from pipeline import frechet, model, processes
-from pipeline.autoencoder import Grown
-from pipeline.checkpoints import CheckpointError
+from pipeline import model, processes
 from pipeline.config import ConfigError, override, parse
-from pipeline.data import DataConfig, to_uint8
-from pipeline.evaluation import Evaluation, EvaluationConfig, counted, metric_name
-from pipeline.features import FeaturesError
-from pipeline.files import whole
+from pipeline.data.loaders import DataConfig, to_uint8
+from pipeline.metrics import frechet
+from pipeline.metrics.evaluation import Evaluation, EvaluationConfig, counted, metric_name
+from pipeline.metrics.features import FeaturesError
+from pipeline.metrics.perceptual import VGG16Distance
 from pipeline.model import PRECISIONS, Model, ModelError
+from pipeline.networks.style.autoencoder import Grown
 from pipeline.objective import kl_divergence
-from pipeline.perceptual import VGG16Distance
-from pipeline.tracking import TrackingError, record
+from pipeline.records.checkpoints import CheckpointError
+from pipeline.records.files import whole
+from pipeline.records.tracking import TrackingError, record
 
 USER_ERRORS = (
     CheckpointError, ConfigError, DatasetError, FeaturesError, ModelError, TrackingError, OSError

@@ -20,12 +20,12 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline import model as models
-from pipeline.checkpoints import CheckpointError
-from pipeline.data import to_float, to_uint8
-from pipeline.decoder import style_layers
+from pipeline.data.loaders import to_float, to_uint8
 from pipeline.model import Model, ModelError
-from pipeline.pictures import enlarged
-from pipeline.sources import squared
+from pipeline.networks.style.decoder import style_layers
+from pipeline.pictures.grids import enlarged
+from pipeline.pictures.inputs import squared
+from pipeline.records.checkpoints import CheckpointError
 
 DIRECTIONS, REACH = 8, 3.0  # sliders, and how many standard deviations each goes
 SHOWN = 256  # pixels: smaller images are enlarged to about this

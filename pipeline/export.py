@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline import model
-from pipeline.files import whole
 from pipeline.model import Model, ModelError
+from pipeline.records.files import whole
 
 TOLERANCE = 1e-4  # of the largest size of an output
 

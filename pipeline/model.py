@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline import checkpoints
-from pipeline.autoencoder import Autoencoder
-from pipeline.checkpoints import CheckpointError
 from pipeline.config import ConfigError, parse
-from pipeline.layers import autocast
-from pipeline.shape import Shape
+from pipeline.networks.style.autoencoder import Autoencoder
+from pipeline.networks.style.layers import autocast
+from pipeline.networks.style.shape import Shape
+from pipeline.records import checkpoints
+from pipeline.records.checkpoints import CheckpointError
 
 NOISE = ("random", "fixed", "off")
 PRECISIONS = ("fp32", "bf16", "fp64")

@@ -23,15 +23,22 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline import model as models
-from pipeline import outputs
-from pipeline.checkpoints import CheckpointError
-from pipeline.data import to_uint8
-from pipeline.decoder import style_layers
-from pipeline.files import whole
+from pipeline.data.loaders import to_uint8
 from pipeline.model import NOISE, PRECISIONS, Model, ModelError
-from pipeline.outputs import MOVIES, OutputError
-from pipeline.pictures import bordered, reconstructions
-from pipeline.sources import SourceError, find_w, find_z, image_files, in_batches, read_images
+from pipeline.networks.style.decoder import style_layers
+from pipeline.pictures import outputs
+from pipeline.pictures.grids import bordered, reconstructions
+from pipeline.pictures.inputs import (
+    SourceError,
+    find_w,
+    find_z,
+    image_files,
+    in_batches,
+    read_images,
+)
+from pipeline.pictures.outputs import MOVIES, OutputError
+from pipeline.records.checkpoints import CheckpointError
+from pipeline.records.files import whole
 
 USER_ERRORS = (CheckpointError, ModelError, OutputError, SourceError, OSError)
 

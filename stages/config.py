@@ -6,12 +6,12 @@ from typing import Annotated
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from pipeline.data import DataConfig
+from pipeline.data.loaders import DataConfig
 from pipeline.engines import EngineConfig
-from pipeline.evaluation import EvaluationConfig
+from pipeline.metrics.evaluation import EvaluationConfig
+from pipeline.networks.style.shape import Shape
 from pipeline.objective import Objective, SoftIntroVAE
-from pipeline.shape import Shape
-from pipeline.tracking import TrackingConfig
+from pipeline.records.tracking import TrackingConfig
 
 STRICT = ConfigDict(extra="forbid")
 Images = Annotated[int, Field(ge=0)]

@@ -5,7 +5,7 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
-from pipeline.journal import Journal
+from pipeline.records.journal import Journal
 from stages import schedule as schedules
 from stages.config import Config
 

@@ -13,15 +13,15 @@ from PIL.Image import Image
 from tqdm import tqdm
 
 from dataprep.manifest import Manifest
-from pipeline import checkpoints
-from pipeline.autoencoder import Grown
-from pipeline.checkpoints import Checkpoint
 from pipeline.config import flat, plain
-from pipeline.data import split_images, to_uint8
-from pipeline.files import whole
-from pipeline.journal import Journal
-from pipeline.pictures import grid, reconstructions
-from pipeline.tracking import Tracking
+from pipeline.data.loaders import split_images, to_uint8
+from pipeline.networks.style.autoencoder import Grown
+from pipeline.pictures.grids import grid, reconstructions
+from pipeline.records import checkpoints
+from pipeline.records.checkpoints import Checkpoint
+from pipeline.records.files import whole
+from pipeline.records.journal import Journal
+from pipeline.records.tracking import Tracking
 from stages import plots, schedule
 from stages.config import Config
 from stages.run_folder import RunFolder

@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from pipeline.config import ConfigError, flat, plain
-from pipeline.files import whole
+from pipeline.records.files import whole
 from stages.config import Config
 
 # What may differ when a training is resumed: none of it changes what is computed.

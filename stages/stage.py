@@ -7,10 +7,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dataprep.manifest import Manifest
-from pipeline import order, processes
-from pipeline.autoencoder import Autoencoder, Grown
-from pipeline.data import pool, training_images
+from pipeline import processes
+from pipeline.data import order
+from pipeline.data.loaders import pool, training_images
 from pipeline.engines import Engine
+from pipeline.networks.style.autoencoder import Autoencoder, Grown
 from pipeline.objective import Terms
 from stages.config import Config
 from stages.schedule import Moment

@@ -9,10 +9,11 @@ import torch.distributed as dist
 from timm.utils import ModelEmaV3
 
 from dataprep.manifest import Manifest
-from pipeline import checkpoints, processes
-from pipeline.autoencoder import Autoencoder, Grown
-from pipeline.checkpoints import Checkpoint, CheckpointError
-from pipeline.evaluation import Evaluation, metric_name
+from pipeline import processes
+from pipeline.metrics.evaluation import Evaluation, metric_name
+from pipeline.networks.style.autoencoder import Autoencoder, Grown
+from pipeline.records import checkpoints
+from pipeline.records.checkpoints import Checkpoint, CheckpointError
 from stages import schedule
 from stages.config import Config
 from stages.report import Report

@@ -7,7 +7,7 @@ from types import ModuleType
 
 import torch
 
-from pipeline.shape import Shape
+from pipeline.networks.style.shape import Shape
 
 MODULES = {"encoder": "discriminator", "decoder": "generator"}
 

@@ -8,12 +8,13 @@ import pytest
 import torch
 
 import pipeline
-from pipeline import checkpoints, convert, sample
-from pipeline.autoencoder import Autoencoder
+from pipeline import convert, sample
 from pipeline.config import plain
-from pipeline.shape import Shape
+from pipeline.networks.style.autoencoder import Autoencoder
+from pipeline.networks.style.shape import Shape
+from pipeline.records import checkpoints
 from tests.pipeline import published_files
-from tests.pipeline.golden import FIXTURES, assert_summary, r
+from tests.pipeline.networks.style.golden import FIXTURES, assert_summary, r
 
 # Its four largest sides have kernels of both layouts.
 SMALL = Shape(

@@ -8,12 +8,12 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from pipeline.decoder import Decoder
-from pipeline.encoder import Encoder
 from pipeline.engines import Engine, EngineConfig
+from pipeline.networks.style.decoder import Decoder
+from pipeline.networks.style.encoder import Encoder
+from pipeline.networks.style.shape import Shape
 from pipeline.objective import SoftIntroVAE, draw, kl_divergence, squared_error
 from pipeline.optimizer import EqualizedAdam
-from pipeline.shape import Shape
 from tests.conftest import ROOT
 from tests.processes import run_together
 

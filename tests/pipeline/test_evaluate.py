@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 
 from dataprep.manifest import Manifest
 from pipeline import evaluate
-from pipeline.data import DataConfig
-from pipeline.evaluation import Evaluation, EvaluationConfig
-from pipeline.perceptual import VGG16Distance
+from pipeline.data.loaders import DataConfig
+from pipeline.metrics.evaluation import Evaluation, EvaluationConfig
+from pipeline.metrics.perceptual import VGG16Distance
 from tests.pipeline import trained
 from tests.processes import run_together
 
@@ -30,7 +30,7 @@ def run(dataset: str, checkpoint: str, out: str, *more: str) -> dict:
 
 def trainings(dataset: str, checkpoint: str) -> dict:
     from pipeline import load
-    from pipeline.autoencoder import Grown
+    from pipeline.networks.style.autoencoder import Grown
 
     config = EvaluationConfig(extractor="random", samples=70, batch=16)
     data = DataConfig(path=dataset, loader="webdataset")

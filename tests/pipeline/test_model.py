@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import pipeline
-from pipeline.checkpoints import CheckpointError
 from pipeline.model import ModelError
+from pipeline.records.checkpoints import CheckpointError
 from tests.pipeline import trained
 
 

@@ -8,11 +8,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from pipeline import layers
-from pipeline.decoder import Decoder
-from pipeline.encoder import Encoder
+from pipeline.networks.style import layers
+from pipeline.networks.style.decoder import Decoder
+from pipeline.networks.style.encoder import Encoder
+from pipeline.networks.style.shape import Shape
 from pipeline.objective import VAE, IntroVAE, SoftIntroVAE, draw, kl_divergence, squared_error
-from pipeline.shape import Shape
 
 
 class Toy:

@@ -7,8 +7,9 @@ import torch
 from PIL import Image
 
 import pipeline
-from pipeline import sample, sources
-from pipeline.data import to_uint8
+from pipeline import sample
+from pipeline.data.loaders import to_uint8
+from pipeline.pictures import inputs
 from tests.pipeline import trained
 
 
@@ -87,7 +88,7 @@ def test_resolution_and_alpha(run, model):
 
 def test_reconstruct(run, model, faces):
     images = np.load(run("reconstruct", faces, "--noise", "off", out="x.npy"))
-    x = sources.read_images(sorted(faces.iterdir()), 16)
+    x = inputs.read_images(sorted(faces.iterdir()), 16)
     np.testing.assert_allclose(images, model.reconstruct(x, "off").numpy(), atol=1e-5)
     picture = Image.open(run("reconstruct", faces, "--columns", 3, out="x.png"))
     assert picture.size == (3 * 66 + 2, 4 * 66 + 2)
@@ -97,7 +98,7 @@ def test_reconstruct(run, model, faces):
 
 def test_a_photograph_is_squared_and_each_pixel_the_mean_of_its_part(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 255, (32, 48, 3), dtype=np.uint8)
-    found = sources.squared(Image.fromarray(pixels), 16).astype(float)
+    found = inputs.squared(Image.fromarray(pixels), 16).astype(float)
     exact = pixels[:, 8:40].reshape(16, 2, 16, 2, 3).mean((1, 3))
     assert np.abs(found - exact).max() <= 0.5
 
@@ -118,7 +119,7 @@ def test_ways_between_faces():
 def test_interpolate_between_images(run, model, faces, space):
     two = (faces / "a.png", faces / "d.webp", "--space", space, "--steps", 5, "--noise", "off")
     images = torch.from_numpy(np.load(run("interpolate", *two, out="x.npy")))
-    x = sources.read_images(list(two[:2]), 16)
+    x = inputs.read_images(list(two[:2]), 16)
     torch.testing.assert_close(images[[0, 4]], model.reconstruct(x, "off"), rtol=0, atol=1e-5)
     ends = model.encode(x)[0] if space == "z" else model.invert(x)
     middle = ends.mean(0, keepdim=True)

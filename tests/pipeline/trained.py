@@ -4,11 +4,11 @@ from pathlib import Path
 
 import torch
 
-from pipeline import checkpoints
-from pipeline.autoencoder import Autoencoder
-from pipeline.checkpoints import Checkpoint
 from pipeline.config import plain
-from pipeline.shape import Shape
+from pipeline.networks.style.autoencoder import Autoencoder
+from pipeline.networks.style.shape import Shape
+from pipeline.records import checkpoints
+from pipeline.records.checkpoints import Checkpoint
 
 SHAPE = Shape(resolution=32, latent=8, base_channels=4, max_channels=8, mapping_layers=2)
 

@@ -15,11 +15,11 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from pipeline import checkpoints
-from pipeline.autoencoder import Autoencoder
-from pipeline.checkpoints import Checkpoint
 from pipeline.config import parse
+from pipeline.networks.style.autoencoder import Autoencoder
 from pipeline.processes import rank, start
+from pipeline.records import checkpoints
+from pipeline.records.checkpoints import Checkpoint
 from stages.config import Config
 from stages.stage import Meter
 from tests.processes import run_together

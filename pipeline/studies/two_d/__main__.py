@@ -17,12 +17,12 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 
+from pipeline.records.tracking import TrackingConfig, TrackingError
 from pipeline.studies.two_d import cells, reports, settings
 from pipeline.studies.two_d.cells import Cell, CellError
 from pipeline.studies.two_d.data import DISTRIBUTIONS
 from pipeline.studies.two_d.settings import Effort
 from pipeline.studies.two_d.training import keep_freed_memory
-from pipeline.tracking import TrackingConfig, TrackingError
 
 
 def main() -> None:

@@ -19,13 +19,13 @@ from safetensors.torch import load_file
 from tqdm import tqdm
 
 from pipeline.config import flat, plain
-from pipeline.files import save_tensors, whole
 from pipeline.objective import Objective
+from pipeline.records.files import save_tensors, whole
+from pipeline.records.tracking import Tracking, TrackingConfig
 from pipeline.studies.two_d import metrics
 from pipeline.studies.two_d.data import DISTRIBUTIONS
 from pipeline.studies.two_d.networks import Ensemble, Precision
 from pipeline.studies.two_d.training import Schedule, Training
-from pipeline.tracking import Tracking, TrackingConfig
 
 EVERY = 500  # iterations from one line and checkpoint to the next
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from pipeline.config import flat
-from pipeline.files import whole
+from pipeline.records.files import whole
 from pipeline.studies.two_d import cells, metrics, settings
 from pipeline.studies.two_d.data import DISTRIBUTIONS
 from pipeline.studies.two_d.settings import Effort

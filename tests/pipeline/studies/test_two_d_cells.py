@@ -15,11 +15,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from pipeline.objective import SoftIntroVAE
+from pipeline.records.tracking import TrackingConfig
 from pipeline.studies.two_d import __main__ as command
 from pipeline.studies.two_d import cells, metrics, settings, table, training
 from pipeline.studies.two_d.cells import Cell, CellError
 from pipeline.studies.two_d.training import Schedule
-from pipeline.tracking import TrackingConfig
 
 TRACKING = TrackingConfig(experiment="two-d")
 CELL = Cell(

@@ -1,0 +1,165 @@
+"""What a pair of networks is worth: Frechet distance to the training data, reconstruction error."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from dataprep.manifest import Manifest
+from pipeline import processes
+from pipeline.data.loaders import DataConfig, split_images, to_uint8
+from pipeline.metrics import features, frechet
+from pipeline.metrics.features import Extractor, FeaturesError
+from pipeline.networks.style.autoencoder import Grown
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class EvaluationConfig:
+    """How trained networks are measured."""
+
+    extractor: Literal["inception", "vgg16", "random"] = "inception"
+    """Whose features are compared; `inception` alone makes an FID."""
+    weights: str | None = None
+    """Their file; Inception's are fetched once where none is named."""
+    otherwise: Literal["stop", "vgg16", "random"] = "stop"
+    """What to do where the weights cannot be had: not start, or compare other features, under
+    their own name."""
+    otherwise_weights: str | None = None
+    samples: Annotated[int, Field(ge=2)] = 50_000
+    batch: Annotated[int, Field(ge=1)] = 50
+    """Images sampled or read at once by one process."""
+    cache: str | None = None
+    """Folder of the training data's statistics; none is `statistics` in the dataset's own."""
+
+
+def find_extractor(config: EvaluationConfig) -> tuple[Extractor, str | None]:
+    """The extractor to use, and if it is not the one asked for, a line that says so and why."""
+    try:
+        return features.find(config.extractor, config.weights), None
+    except FeaturesError as error:
+        if config.otherwise == "stop":
+            raise FeaturesError(
+                f"{error}. Or let evaluation.otherwise name features to fall back on"
+            ) from None
+        other = features.find(config.otherwise, config.otherwise_weights)
+        asked = features.METRICS[config.extractor]
+        return other, f"no {asked}, but {other.metric} will be measured: {error}"
+
+
+def metric_name(extractor: Extractor, samples: int) -> str:
+    """`fid`, `fd_vgg16_1k`, `fd_random_500`: the number of samples unless it is FID's 50,000."""
+    return counted(extractor.metric, samples)
+
+
+def counted(name: str, samples: int) -> str:
+    """A metric's name with its number of samples, unless that is 50,000."""
+    if samples == 50_000:
+        return name
+    return f"{name}_{samples // 1000}k" if samples % 1000 == 0 else f"{name}_{samples}"
+
+
+class Evaluation:
+    """Measures networks at any resolution of a dataset; every process must take part.
+
+    `pulse` is called between batches by all processes at once, and may raise to stop.
+    """
+
+    def __init__(
+        self,
+        config: EvaluationConfig,
+        data: DataConfig,
+        manifest: Manifest,
+        device: torch.device,
+        pulse: Callable[[], None],
+    ):
+        self.config, self.data, self.manifest = config, data, manifest
+        self.device, self.pulse = device, pulse
+        self.extractor, self.announcement = find_extractor(config)
+        # Statistics are float64 on the host.
+        self.group = dist.new_group(backend="gloo")
+
+    @torch.no_grad()
+    def measure(self, model: Grown, seed: int) -> dict[str, float]:
+        """The distance of `samples` samples under its name (rank 0), and `reconstruction_mse`."""
+        network = self.extractor.load(self.device)
+        width = network(torch.zeros(2, 3, 8, 8, dtype=torch.uint8, device=self.device)).shape[1]
+        real = self._reference(model.resolution, network, width)
+        samples = self.samples(model, seed)
+        made = frechet.statistics(samples, network, width, self.group, self.pulse)
+        distance = frechet.distance(real, made) if processes.is_first() else float("nan")
+        return {
+            metric_name(self.extractor, self.config.samples): distance,
+            "reconstruction_mse": self._reconstruction_error(model, seed),
+        }
+
+    def _rounds(self, count: int) -> Iterator[range | None]:
+        """This process's batches of `count` things, None to fill up to the others' number."""
+        batch, world = self.config.batch, processes.world_size()
+        for first in range(processes.rank() * batch, count + world * batch, world * batch):
+            if first - processes.rank() * batch >= count:
+                return
+            yield range(first, min(first + batch, count)) or None
+
+    def samples(self, model: Grown, seed: int) -> Iterator[Tensor | None]:
+        """The same samples for any number of processes: each batch has draws of its own."""
+        for batch in self._rounds(self.config.samples):
+            if batch is None:
+                yield None
+                continue
+            torch.manual_seed((seed << 32) + batch.start)
+            yield to_uint8(model.generate(len(batch)))
+
+    def images(self, resolution: int, split: str) -> Iterator[Tensor | None]:
+        """This process's share of a split, float, batch by batch, None to fill up."""
+        rounds = list(self._rounds(self.manifest.count(split)))
+        mine = [batch for batch in rounds if batch is not None]
+        indices = np.concatenate([np.array(b) for b in mine]) if mine else np.empty(0, np.int64)
+        yield from split_images(
+            self.data, self.manifest, resolution, split, indices, self.config.batch, self.device
+        )
+        yield from [None] * (len(rounds) - len(mine))
+
+    def _reference(self, resolution: int, network, width: int):
+        """Statistics of the training split, not mirrored, measured once per dataset (rank 0)."""
+        folder = Path(self.config.cache or Path(self.data.path) / "statistics")
+        name = f"{self.extractor.metric}-{self.extractor.digest[:12]}-r{resolution:03}-train"
+        path = folder / f"{name}-{self.manifest.digest[:12]}.safetensors"
+        known = frechet.cached(path) if processes.is_first() else None
+        flag = torch.tensor([known is not None], dtype=torch.uint8)
+        dist.broadcast(flag, 0, group=self.group)
+        if flag:
+            return known
+        images = (x if x is None else to_uint8(x) for x in self.images(resolution, "train"))
+        found = frechet.statistics(images, network, width, self.group, self.pulse)
+        if processes.is_first():
+            _keep(path, found)
+        return found
+
+    def _reconstruction_error(self, model: Grown, seed: int) -> float:
+        """Mean squared error per value, in [-1, 1] units, of D(mu(x)) over the test split."""
+        total = torch.zeros(2, dtype=torch.float64)
+        for number, x in enumerate(self.images(model.resolution, "test")):
+            if x is not None:
+                torch.manual_seed((seed << 32) + number * processes.world_size() + processes.rank())
+                error = (model.decode(model.encode(x)[0]) - x).double().square()
+                total += torch.tensor([error.sum().item(), error.numel()], dtype=torch.float64)
+            self.pulse()
+        dist.all_reduce(total, group=self.group)
+        return (total[0] / total[1]).item()
+
+
+def _keep(path: Path, found) -> None:
+    try:
+        frechet.keep(path, found)
+    except OSError as error:
+        print(
+            f"statistics of the training data cannot be kept in {path.parent} "
+            f"({error.strerror or error}) and will be measured again: name a folder that can be "
+            f"written to in evaluation.cache"
+        )

@@ -1,0 +1,87 @@
+"""Frechet distances between sets of images, by features, over all processes."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
+
+from pipeline.records.files import save_tensors, whole
+
+
+class Statistics:
+    """Mean and covariance of features, gathered batch by batch in float64."""
+
+    def __init__(self):
+        self.count, self.total, self.products = 0, None, None
+
+    def add(self, features: Tensor) -> None:
+        """Features (B, d) of this process."""
+        f = features.double().cpu()
+        if self.total is None:
+            self.total = torch.zeros(f.shape[1], dtype=torch.float64)
+            self.products = torch.zeros(f.shape[1], f.shape[1], dtype=torch.float64)
+        self.count += len(f)
+        self.total += f.sum(0)
+        self.products += f.T @ f
+
+    def gather(self, width: int, group) -> tuple[np.ndarray, np.ndarray]:
+        """Mean (d,) and unbiased covariance (d, d) over all processes; all must call."""
+        count = torch.tensor([self.count], dtype=torch.float64)
+        total = self.total if self.count else torch.zeros(width, dtype=torch.float64)
+        products = self.products if self.count else torch.zeros(width, width, dtype=torch.float64)
+        for part in (count, total, products):
+            dist.all_reduce(part, group=group)
+        mean = total / count
+        covariance = (products - count * torch.outer(mean, mean)) / (count - 1)
+        return mean.numpy(), covariance.numpy()
+
+
+def statistics(
+    batches: Iterator[Tensor | None], features: nn.Module, width: int, group, pulse: Callable
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and covariance over the uint8 batches (B, 3, R, R) of all processes.
+
+    Each process gives equally many batches, None where it has no more; `pulse` is called by all
+    after each, and may raise.
+    """
+    gathered = Statistics()
+    for images in batches:
+        if images is not None:
+            gathered.add(features(images))
+        pulse()
+    return gathered.gather(width, group)
+
+
+def of_features(features: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and covariance of features (N, d) that one process holds."""
+    f = features.double().numpy()
+    return f.mean(0), np.cov(f, rowvar=False)
+
+
+def distance(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray]) -> float:
+    """|mu_a - mu_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)), by torch-fidelity."""
+    pair = [{"mu": mean, "sigma": covariance} for mean, covariance in (a, b)]
+    return fid_statistics_to_metric(*pair, verbose=False)[KEY_METRIC_FID]
+
+
+def cached(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
+    """The statistics that `keep` wrote, None where there are none."""
+    try:
+        tensors = load_file(path)
+        return tensors["mean"].numpy(), tensors["covariance"].numpy()
+    except (FileNotFoundError, SafetensorError, KeyError):
+        return None
+
+
+def keep(path: Path, values: tuple[np.ndarray, np.ndarray]) -> None:
+    """Writes statistics where `cached` finds them."""
+    tensors = dict(zip(("mean", "covariance"), map(torch.from_numpy, values), strict=True))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole(path) as beside:
+        save_tensors(tensors, beside)

@@ -1,0 +1,159 @@
+"""The style decoder: a latent to an image (spec A.7 to A.9)."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.networks.style.encoder import active_parameters
+from pipeline.networks.style.layers import (
+    Linear,
+    add_bias,
+    blur,
+    conv_weight,
+    full_precision,
+    leaky_relu,
+    parameter,
+    pixel_norm,
+    upsample_conv,
+    whiten,
+)
+from pipeline.networks.style.shape import Shape
+
+FIXED_NOISE = 1 << 40  # its seed, one that no latents are drawn with
+
+
+class ToRGB(nn.Module):
+    """1x1 convolution (B, C, R, R) to (B, 3, R, R)."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.weight = conv_weight(channels, 3, 1, gain=0.03)
+        self.bias = parameter(torch.zeros(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return full_precision(F.conv2d(x, self.weight, self.bias))
+
+
+class Modulation(nn.Module):
+    """Noise, bias, leaky ReLU, instance norm, and the scale and shift that w asks for."""
+
+    def __init__(self, channels: int, latent: int, level: int):
+        super().__init__()
+        self.noise = parameter(torch.zeros(1, channels, 1, 1))
+        self.bias = parameter(torch.zeros(1, channels, 1, 1))
+        self.style = Linear(latent, 2 * channels, gain=1.0)
+        self.spread = math.sqrt(level + 1)
+
+    def forward(self, x: Tensor, w: Tensor, noise: bool | Tensor) -> Tensor:
+        """x (B or 1, C, R, R), w (B, latent) to (B, C, R, R); a tensor is the noise itself."""
+        x = self.add_bump(x) if noise is False else self.add_noise(x, noise)
+        x = leaky_relu(add_bias(x, self.bias))
+        x, _, _ = whiten(x, eps=1e-8)
+        scale, shift = full_precision(self.style(w))[:, :, None, None].chunk(2, dim=1)
+        return torch.addcmul(shift, x, 1 + scale).to(x.dtype)
+
+    def add_noise(self, x: Tensor, noise: bool | Tensor) -> Tensor:
+        if noise is True:
+            noise = torch.randn(x.shape[0], 1, *x.shape[2:], device=x.device, dtype=x.dtype)
+        return x + self.noise.to(x.dtype) * noise.to(x.dtype)
+
+    def add_bump(self, x: Tensor) -> Tensor:
+        """The published stand-in for noise: 0.8 q times a normal density at x, of width q (A.8)."""
+        q2 = self.spread**2
+        return x + 0.8 * self.spread / math.sqrt(2 * math.pi) * torch.exp(-x.square() / (2 * q2))
+
+
+class DecoderBlock(nn.Module):
+    """(B, C, R/2, R/2) to (B, C', R, R); the first one keeps its 4x4."""
+
+    def __init__(self, inputs: int, outputs: int, latent: int, level: int):
+        super().__init__()
+        self.conv_1 = conv_weight(inputs, outputs, 3) if level else None
+        self.modulation_1 = Modulation(outputs, latent, level)
+        self.conv_2 = conv_weight(outputs, outputs, 3)
+        self.modulation_2 = Modulation(outputs, latent, level)
+
+    def forward(self, x: Tensor, w_1: Tensor, w_2: Tensor, noise_1, noise_2) -> Tensor:
+        if self.conv_1 is not None:
+            x = blur(upsample_conv(x, self.conv_1))
+        x = self.modulation_1(x, w_1, noise_1)
+        x = F.conv2d(x, self.conv_2, padding=1)
+        return self.modulation_2(x, w_2, noise_2)
+
+
+class Decoder(nn.Module):
+    """Latent z (B, latent) to image (B, 3, R, R), about [-1, 1] but not clamped.
+
+    The part for each resolution is keyed by it ("4" ... "256"); `alpha` below 1 fades in the
+    part of the output's own resolution over the one below, in RGB (spec A.8).
+    """
+
+    def __init__(self, shape: Shape):
+        super().__init__()
+        sides = shape.resolutions
+        self.mapping = nn.ModuleList(
+            Linear(shape.latent, shape.latent, lr_mul=0.1) for _ in range(shape.mapping_layers)
+        )
+        self.const = parameter(torch.ones(1, shape.channels(4), 4, 4))
+        self.blocks = nn.ModuleDict(
+            {
+                str(r): DecoderBlock(shape.channels(r // 2), shape.channels(r), shape.latent, level)
+                for level, r in enumerate(sides)
+            }
+        )
+        self.to_rgb = nn.ModuleDict({str(r): ToRGB(shape.channels(r)) for r in sides})
+
+    def forward(self, z: Tensor, resolution: int, alpha: float = 1.0, noise: bool = True) -> Tensor:
+        return self.synthesize(self.styles(z), resolution, alpha, noise)
+
+    def styles(self, z: Tensor) -> Tensor:
+        """z (B, latent) to w (B, latent)."""
+        w = pixel_norm(z)
+        for layer in self.mapping:
+            w = leaky_relu(layer(w))
+        return w
+
+    def synthesize(
+        self, w: Tensor, resolution: int, alpha: float = 1.0, noise: bool | list[Tensor] = True
+    ) -> Tensor:
+        """Image (B, 3, R, R) from w: (B, latent), or (B, layers, latent) with a row per style.
+
+        There are two styles to a resolution, coarse to fine. Noise is drawn afresh (True), is the
+        `noise_maps` given, or has the published deterministic term in its place (False, spec A.8).
+        """
+        if w.dim() == 2:
+            w = w[:, None].expand(-1, style_layers(resolution), -1)
+        # Feature maps are channels last throughout, as the images are; DeepSpeed needs parameters
+        # in the usual order.
+        x, below = self.const.contiguous(memory_format=torch.channels_last), None
+        for row in range(0, style_layers(resolution), 2):
+            side = 4 << (row // 2)
+            noise_1, noise_2 = (noise, noise) if isinstance(noise, bool) else noise[row : row + 2]
+            x = self.blocks[str(side)](x, w[:, row], w[:, row + 1], noise_1, noise_2)
+            if side == resolution // 2 and alpha < 1:
+                below = self.to_rgb[str(side)](x)
+        image = self.to_rgb[str(resolution)](x)
+        if below is not None:
+            image = torch.lerp(F.interpolate(below, scale_factor=2.0, mode="nearest"), image, alpha)
+        return image
+
+    def noise_maps(self, resolution: int) -> list[Tensor]:
+        """Noise for `synthesize` to share between all images: (1, 1, r, r) for each style.
+
+        Those of a lower resolution come first, and are the same on every device.
+        """
+        generator = torch.Generator().manual_seed(FIXED_NOISE)
+        sides = [4 << (row // 2) for row in range(style_layers(resolution))]
+        maps = [torch.randn(1, 1, side, side, generator=generator) for side in sides]
+        return [m.to(self.const.device) for m in maps]
+
+    def active(self, resolution: int) -> list[nn.Parameter]:
+        """The parameters in use while training at `resolution`, fade-in included."""
+        return active_parameters(self, resolution, rgb=self.to_rgb)
+
+
+def style_layers(resolution: int) -> int:
+    """Rows of w that an image of `resolution` takes: two for each of 4, 8, ... resolution."""
+    return 2 * ((resolution // 4).bit_length())

@@ -1,0 +1,127 @@
+"""The style encoder: an image to the mean and log-variance of its latent (spec A.5, A.6)."""
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.networks.style.layers import (
+    Linear,
+    add_bias,
+    blur,
+    conv_weight,
+    downsample_conv,
+    full_precision,
+    leaky_relu,
+    parameter,
+    standard_deviation,
+    whiten,
+)
+from pipeline.networks.style.shape import Shape
+
+
+class FromRGB(nn.Module):
+    """1x1 convolution (B, 3, R, R) to (B, C, R, R) with two leaky ReLUs, as published."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.weight = conv_weight(3, channels, 1)
+        self.bias = parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return leaky_relu(F.conv2d(x, self.weight, self.bias), 0.2 * 0.2)
+
+
+class EncoderBlock(nn.Module):
+    """(B, C, R, R) to (B, C', R/2, R/2), and what it adds to the style features, (B, latent)."""
+
+    def __init__(self, inputs: int, outputs: int, latent: int):
+        super().__init__()
+        self.conv_1 = conv_weight(inputs, inputs, 3)
+        self.bias_1 = parameter(torch.zeros(1, inputs, 1, 1))
+        self.conv_2 = conv_weight(inputs, outputs, 3)
+        self.bias_2 = parameter(torch.zeros(1, outputs, 1, 1))
+        self.style_1 = Linear(2 * inputs, latent)
+        self.style_2 = Linear(2 * outputs, latent)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = leaky_relu(add_bias(F.conv2d(x, self.conv_1, padding=1), self.bias_1))
+        x, statistics = strip(x)
+        style = self.style_1(statistics)
+        x = leaky_relu(add_bias(downsample_conv(blur(x), self.conv_2), self.bias_2))
+        x, statistics = strip(x)
+        return x, style + self.style_2(statistics)
+
+
+def strip(x: Tensor) -> tuple[Tensor, Tensor]:
+    """x normalised per image and channel, and the style that took away: (B, 2C), means first."""
+    x, mean, variance = whiten(x, eps=1e-5)
+    return x, torch.cat([mean, standard_deviation(variance)], dim=1).flatten(1)
+
+
+class Encoder(nn.Module):
+    """Image (B, 3, R, R) in [-1, 1] to (mu, logvar), each (B, latent), R up to `shape.resolution`.
+
+    The part for each resolution is keyed by it ("256" ... "4"); `alpha` below 1 fades in the
+    part of the input's own resolution over the one below (spec A.5).
+    """
+
+    def __init__(self, shape: Shape):
+        super().__init__()
+        sides = shape.resolutions
+        self.from_rgb = nn.ModuleDict({str(r): FromRGB(shape.channels(r)) for r in sides})
+        self.blocks = nn.ModuleDict(
+            {
+                str(r): EncoderBlock(shape.channels(r), shape.channels(r // 2), shape.latent)
+                for r in sides
+            }
+        )
+        widths = [shape.latent] * shape.posterior_layers + [2 * shape.latent]
+        self.max_logvar = shape.max_logvar
+        self.posterior = nn.ModuleList(Linear(i, o, lr_mul=0.1) for i, o in pairwise(widths))
+
+    def forward(self, x: Tensor, alpha: float = 1.0) -> tuple[Tensor, Tensor]:
+        features = self.features(x, alpha)
+        for layer in self.posterior:
+            features = leaky_relu(layer(features))
+        mu, logvar = full_precision(features).chunk(2, dim=1)
+        if self.max_logvar is not None:
+            logvar = logvar - (logvar - self.max_logvar).clamp_min(0).detach()
+        return mu, logvar
+
+    def features(self, x: Tensor, alpha: float) -> Tensor:
+        """The sum of the blocks' styles, (B, latent)."""
+        side = x.shape[-1]
+        h, style = self.blocks[str(side)](self.from_rgb[str(side)](x))
+        if alpha < 1 and side > 4:
+            below = self.from_rgb[str(side // 2)](F.avg_pool2d(x, 2))
+            h, style = torch.lerp(below, h, alpha), alpha * style
+        while side > 4:
+            side //= 2
+            h, contribution = self.blocks[str(side)](h)
+            style = style + contribution
+        return style
+
+    def active(self, resolution: int) -> list[nn.Parameter]:
+        """The parameters in use while training at `resolution`, fade-in included."""
+        return active_parameters(self, resolution, rgb=self.from_rgb)
+
+
+def active_parameters(
+    network: nn.Module, resolution: int, rgb: nn.ModuleDict
+) -> list[nn.Parameter]:
+    """All of `network` but the parts above `resolution`, and but the RGB layers out of use."""
+    idle = {
+        id(p)
+        for r, part in network.blocks.items()
+        if int(r) > resolution
+        for p in part.parameters()
+    }
+    idle |= {
+        id(p)
+        for r, part in rgb.items()
+        if int(r) not in (resolution, resolution // 2)
+        for p in part.parameters()
+    }
+    return [p for p in network.parameters() if id(p) not in idle]

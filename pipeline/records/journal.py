@@ -1,0 +1,57 @@
+"""The record of a training in its own folder: `metrics.jsonl`, a line for each time of logging.
+
+A tracking server that has missed something is told from it, and by it a resumed training knows what
+it has measured.
+"""
+
+import errno
+import json
+import os
+from pathlib import Path
+
+from pipeline.records.files import whole
+
+
+class Journal:
+    """Lines {"images": n, "resolution": r, name: value, ...} in the order of images seen."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.lines: list[dict] = []
+        if path.exists():
+            self.lines = [json.loads(line) for line in _complete(path.read_text())]
+
+    def rewind(self, images: int) -> None:
+        """Forgets what lies after `images` images seen, which is about to be done again."""
+        self.lines = [line for line in self.lines if line["images"] <= images]
+        with whole(self.path) as beside:
+            beside.write_text("".join(json.dumps(line) + "\n" for line in self.lines))
+
+    def write(self, images: int, resolution: int, values: dict[str, float]) -> None:
+        """Adds a line. OSError where the disk takes no more; the file stays whole."""
+        line = {"images": images, "resolution": resolution, **values}
+        self.lines.append(line)
+        data = (json.dumps(line) + "\n").encode()
+        with self.path.open("ab", buffering=0) as file:
+            before = file.tell()
+            if file.write(data) < len(data):
+                file.truncate(before)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def has(self, images: int, name: str) -> bool:
+        """Whether `name` was measured at `images` images seen."""
+        return any(line["images"] == images and name in line for line in self.lines)
+
+    def curves(self) -> dict[str, list[tuple[int, float]]]:
+        """(images, value) by name."""
+        curves: dict[str, list[tuple[int, float]]] = {}
+        for line in self.lines:
+            for name, value in line.items():
+                if name not in ("images", "resolution"):
+                    curves.setdefault(name, []).append((line["images"], value))
+        return curves
+
+
+def _complete(text: str) -> list[str]:
+    """The lines of `text` without a last one that a kill cut short."""
+    return text[: text.rfind("\n") + 1].splitlines()

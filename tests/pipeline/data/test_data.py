@@ -1,0 +1,151 @@
+"""Both loaders give the same images in the same order, whoever reads, from anywhere."""
+
+import os
+import resource
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from dataprep.manifest import DatasetError, Manifest
+from pipeline.data import order
+from pipeline.data.loaders import (
+    DataConfig,
+    reader,
+    split_images,
+    to_float,
+    to_uint8,
+    training_images,
+)
+
+CPU = torch.device("cpu")
+
+
+def every_start(first, last, batch, micro, world):
+    return [list(order.starts(first, last, batch, micro, rank, world)) for rank in range(world)]
+
+
+def test_each_pass_shows_every_image_once_in_another_order():
+    passes = [order.samples(3, np.arange(e * 100, e * 100 + 100), 100)[0] for e in range(3)]
+    for indices in passes:
+        assert sorted(indices) == list(range(100))
+    assert not (passes[0] == passes[1]).all()
+    assert not (passes[0] == order.samples(4, np.arange(100), 100)[0]).all()
+
+
+def test_flips_are_half_and_change_from_pass_to_pass():
+    indices, flips = order.samples(0, np.arange(20_000), 10_000)
+    assert 0.48 < flips.mean() < 0.52
+    first, second = (dict(zip(indices[s], flips[s])) for s in np.split(np.arange(20_000), 2))
+    assert 0.45 < np.mean([first[i] != second[i] for i in range(10_000)]) < 0.55
+
+
+def test_positions_are_shared_out_once_for_any_number_of_processes():
+    for world in (1, 2, 4):
+        shares = every_start(0, 64, batch=32, micro=8, world=world)
+        assert sorted(s for share in shares for s in share) == list(range(0, 64, 8))
+        assert {len(share) for share in shares} == {8 // world}
+        assert [s for s in shares[0] if s < 32] == list(range(0, 32, 8 * world))
+
+
+def images(dataset, loader, starts, micro, flip=True):
+    config = DataConfig(path=str(dataset), loader=loader, flip=flip)
+    return list(training_images(config, Manifest.load(dataset), 16, 5, iter(starts), micro, CPU))
+
+
+def test_loaders_agree_and_start_anywhere(dataset):
+    starts = list(
+        range(0, 3 * 40, 6)
+    )  # more than two passes over the 40 images and across their ends
+    tars, betons = (images(dataset, loader, starts, 6) for loader in ("webdataset", "ffcv"))
+    assert len(tars) == len(betons) == 20
+    for a, b in zip(tars, betons, strict=True):
+        assert a.shape == (6, 3, 16, 16) and torch.equal(a, b)
+    later = images(dataset, "ffcv", starts[7:], 6)
+    assert all(torch.equal(a, b) for a, b in zip(later, betons[7:], strict=True))
+
+
+def test_ffcv_leaves_torch_its_threads(dataset):
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        read = reader(DataConfig(str(dataset), workers=2), Manifest.load(dataset), 4, "train", 8)
+        next(read.batches(np.arange(16)))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_order_is_of_images_not_of_micro_batches(dataset):
+    small, large = (images(dataset, "webdataset", range(0, 48, m), m) for m in (6, 12))
+    assert torch.equal(torch.cat(small), torch.cat(large))
+
+
+def test_mirrored_images_are_the_images_mirrored(dataset):
+    plain, flipped = (torch.cat(images(dataset, "webdataset", [0, 8], 8, f)) for f in (False, True))
+    _, flips = order.samples(5, np.arange(16), Manifest.load(dataset).count("train"))
+    assert flips.any() and not flips.all()
+    for a, b, mirrored in zip(plain, flipped, flips, strict=True):
+        assert torch.equal(b, a.flip(2) if mirrored else a)
+
+
+def test_segments_do_not_show(dataset, monkeypatch):
+    whole = images(dataset, "ffcv", range(0, 60, 6), 6)
+    monkeypatch.setattr("pipeline.data.loaders.SEGMENT", 18)
+    pieces = images(dataset, "ffcv", range(0, 60, 6), 6)
+    assert all(torch.equal(a, b) for a, b in zip(whole, pieces, strict=True))
+
+
+def test_a_split_in_order_with_a_smaller_last_batch(dataset):
+    manifest = Manifest.load(dataset)
+    for loader in ("webdataset", "ffcv"):
+        config = DataConfig(path=str(dataset), loader=loader)
+        indices = np.arange(manifest.count("train"))
+        read = list(split_images(config, manifest, 8, "train", indices, 32, CPU))
+        assert [len(x) for x in read] == [32, len(indices) - 32]
+
+
+def test_floats_and_back():
+    images = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16, 1).expand(1, 16, 16, 3)
+    x = to_float(images, CPU)
+    assert x.min() == -1 and x.max() == 1
+    assert torch.equal(to_uint8(x).permute(0, 2, 3, 1), images)
+    assert torch.equal(to_uint8(torch.tensor([[[[-3.0, 7.0]]]])), torch.tensor([[[[0, 255]]]]))
+
+
+def test_a_missing_or_short_file_is_named_before_training(dataset, tmp_path):
+    broken = shutil.copytree(dataset, tmp_path / "broken")
+    beton = Manifest.load(broken).beton(16, "train")
+    beton.write_bytes(beton.read_bytes()[:-1])
+    with pytest.raises(DatasetError, match=r"r016-train\.beton has"):
+        reader(DataConfig(path=str(broken)), Manifest.load(broken), 16, "train", 4)
+
+
+def test_a_damaged_image_is_named(dataset, tmp_path):
+    broken = shutil.copytree(dataset, tmp_path / "broken")
+    tar = Manifest.load(broken).tars(16, "train")[0].path
+    content = bytearray(tar.read_bytes())
+    content[512:640] = bytes(128)
+    tar.write_bytes(content)
+    config = DataConfig(path=str(broken), loader="webdataset")
+    with pytest.raises(DatasetError, match=r"train-000000.tar: \S+ cannot be decoded"):
+        list(split_images(config, Manifest.load(broken), 16, "train", np.arange(8), 4, CPU))
+
+
+def test_tars_may_be_more_than_the_files_usually_open_at_once(dataset, tmp_path):
+    command = [sys.executable, "dataprep/shard.py", dataset.parent / "images", "--out", tmp_path]
+    command += ["--max-resolution", "4", "--formats", "webdataset", "--shard-samples", "1"]
+    subprocess.run(command, check=True, capture_output=True)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = len(os.listdir("/proc/self/fd")) + 20
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, before[1]))
+    try:
+        config = DataConfig(path=str(tmp_path), loader="webdataset")
+        source = reader(config, Manifest.load(tmp_path), 4, "train", 40)
+        (read,) = source.batches(np.arange(40))
+        assert read.shape == (40, 4, 4, 3)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)

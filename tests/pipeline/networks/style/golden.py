@@ -1,0 +1,74 @@
+"""The published networks' golden numbers, and what they were computed on (spec, section L)."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.overrides import TorchFunctionMode
+
+from pipeline.networks.style.decoder import Decoder
+from pipeline.networks.style.encoder import Encoder
+from pipeline.networks.style.published import published_names, relayout
+from pipeline.networks.style.shape import Shape
+
+FIXTURES = json.loads((Path(__file__).parent / "style_fixtures.json").read_text())
+
+
+def r(k: int, *shape: int) -> torch.Tensor:
+    """The fixtures' deterministic fill number k, float64."""
+    v = np.sin(12.9898 * np.arange(math.prod(shape), dtype=np.float64) + 78.233 * k) * 43758.5453
+    return torch.from_numpy(2 * (v - np.floor(v)) - 1).reshape(shape)
+
+
+def networks() -> tuple[Encoder, Decoder]:
+    """Encoder and decoder of the published size in float64, filled as the fixtures were."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        encoder, decoder = Encoder(Shape()), Decoder(Shape())
+    finally:
+        torch.set_default_dtype(torch.float32)
+    names = published_names(Shape())
+    ours = {f"encoder.{n}": p for n, p in encoder.named_parameters()}
+    ours |= {f"decoder.{n}": p for n, p in decoder.named_parameters()}
+    assert sorted(names[n] for n in ours) == FIXTURES["param_order"]
+    for name, p in ours.items():
+        k = FIXTURES["param_order"].index(names[name])
+        fill = r(k, *relayout(name, p).shape)
+        if "noise" in name:
+            fill = torch.zeros(fill.shape)
+        elif name == "decoder.const":
+            fill = 1 + 0.5 * fill
+        elif p.dim() in (2, 4) and "bias" not in name:
+            mapping = "mapping" in name or "posterior" in name
+            fill = fill * math.sqrt(3) * p.lr_coefficient * (10 if mapping else 1)
+        else:
+            fill = 0.1 * fill
+        p.data.copy_(relayout(name, fill))
+    return encoder, decoder
+
+
+class FixedDraws(TorchFunctionMode):
+    """Replaces each draw as the fixtures do: noise maps by fill 1004, the posterior's by 1002 and
+    the prior's by 1001, repeated where two batches of two images are passed through as one."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.randn:
+            if len(args) == 4:
+                batch = min(args[0], 2)
+                return r(1004, batch, *args[1:]).repeat(args[0] // batch, 1, 1, 1)
+            return r(1001, *args)
+        if func is torch.randn_like:
+            return r(1002, 2, args[0].shape[1]).repeat(len(args[0]) // 2, 1)
+        return func(*args, **(kwargs or {}))
+
+
+def assert_summary(tensor: torch.Tensor, golden: dict, rel: float = 1e-10) -> None:
+    """The first eight values, mean, deviation and largest size, to `rel` of the largest size."""
+    flat = tensor.detach().flatten()
+    scale = golden["absmax"]
+    close = {"rtol": 0.0, "atol": rel * scale}
+    torch.testing.assert_close(flat[:8], torch.tensor(golden["first8"], dtype=flat.dtype), **close)
+    for name, value in (("mean", flat.mean()), ("std", flat.std()), ("absmax", flat.abs().max())):
+        assert abs(value.item() - golden[name]) <= rel * scale, name
