@@ -56,11 +56,11 @@ def make_sources(folder: Path, images: int, photos: Path | None) -> dict[str, Pa
 
 
 def drawn(images: int):
-    from dataprep.synthetic import draw_face
+    from dataprep.drawn import faces
 
     random = np.random.default_rng(1)
     for i in range(images):
-        pixels = np.asarray(draw_face(0, i)) + random.normal(0, GRAIN, (256, 256, 1))
+        pixels = np.asarray(faces.draw(0, i)) + random.normal(0, GRAIN, (256, 256, 1))
         buffer = io.BytesIO()
         image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
         image.save(buffer, "JPEG", quality=90)

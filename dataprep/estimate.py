@@ -5,10 +5,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from dataprep.decode import BadImageError
+from dataprep.images.decode import BadImageError
 from dataprep.plan import Plan, Sample, Unit
 from dataprep.prepare import listed, tell_plan
-from dataprep.progress import duration, size
+from dataprep.runtime.progress import duration, size
 from dataprep.settings import Settings
 from dataprep.work import Images, Writers
 

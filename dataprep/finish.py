@@ -7,13 +7,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dataprep import beton, manifest, pool, rejects
-from dataprep.files import HashingFile, facts_of, store, write_whole
+from dataprep import manifest, rejects
+from dataprep.formats import beton
 from dataprep.manifest import SPLITS, DatasetError
 from dataprep.plan import Plan, Unit
 from dataprep.rejects import Reject
+from dataprep.runtime import pool
+from dataprep.runtime.files import HashingFile, facts_of, store, write_whole
+from dataprep.runtime.sort import external_sort
 from dataprep.settings import versions
-from dataprep.sort import external_sort
 from dataprep.work import entry, intact, read_json, record_path, records
 
 PUBLISHED = ("index", "webdataset", "ffcv", rejects.NAME)

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dataprep import split
-from dataprep.files import store
 from dataprep.manifest import SPLITS, DatasetError
+from dataprep.runtime.files import store
+from dataprep.runtime.sort import external_sort, read_rows, write_rows
 from dataprep.settings import Settings, versions
-from dataprep.sort import external_sort, read_rows, write_rows
 from dataprep.sources import parquet
 from dataprep.sources.entry import Entry, Refused
 from dataprep.sources.source import Container, listing

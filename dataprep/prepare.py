@@ -13,13 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from dataprep import manifest, pool
+from dataprep import manifest
 from dataprep.finish import duplicates, finish, publish, store_units
-from dataprep.lock import locked
 from dataprep.manifest import DatasetError, Manifest
 from dataprep.plan import Plan, Unit
-from dataprep.progress import Progress, duration
 from dataprep.rejects import Reject, Tally, Tolerance, summary
+from dataprep.runtime import pool
+from dataprep.runtime.lock import locked
+from dataprep.runtime.progress import Progress, duration
 from dataprep.settings import Settings, refuse_changes, versions
 from dataprep.work import Checker, Maker, Step, Task, read_record
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from dataprep import read, rejects
+from dataprep import rejects
+from dataprep.formats import read
 from dataprep.manifest import Manifest
 
 FOLDER = "preview"

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from dataprep.files import HashingFile
 from dataprep.manifest import DatasetError
+from dataprep.runtime.files import HashingFile
 
 NAME = "rejects.jsonl"
 FIRST = 3  # rejects that a message shows

@@ -17,11 +17,11 @@ from pathlib import Path
 from dataprep import settings, split
 from dataprep.estimate import estimate
 from dataprep.manifest import DatasetError
-from dataprep.pool import default_workers
 from dataprep.prepare import Share, prepare
 from dataprep.preview import preview
-from dataprep.progress import size
 from dataprep.rejects import Tolerance
+from dataprep.runtime.pool import default_workers
+from dataprep.runtime.progress import size
 from dataprep.settings import Settings
 from dataprep.verify import verify
 

@@ -7,11 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dataprep import manifest, pool, read
-from dataprep.files import facts_of
+from dataprep import manifest
 from dataprep.finish import PUBLISHED
+from dataprep.formats import read
 from dataprep.manifest import SPLITS, DatasetError, Manifest
-from dataprep.progress import Progress
+from dataprep.runtime import pool
+from dataprep.runtime.files import facts_of
+from dataprep.runtime.progress import Progress
 
 RANGE = 250  # samples that a worker compares at a time
 WITHIN = 1.0  # grey levels: half a level of the parent's rounding, half a level of its own

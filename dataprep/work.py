@@ -5,7 +5,7 @@ every file it lists has the sha256 it tells; anything else is done again.
 
     records/train-000003.json
         files     the tars, as the manifest will list them
-        parts     of the betons, the same way (dataprep/beton.py)
+        parts     of the betons, the same way (dataprep/formats/beton.py)
         rejects   [slot, name, kind, reason] of each image left out
         sources   [slot, sha256 of the source's bytes] of each image that is in
         dropped   slots of images left out because others have the same bytes
@@ -21,16 +21,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dataprep import encode
-from dataprep.beton import PartWriter
-from dataprep.decode import BadImageError, decode
-from dataprep.files import facts_of, write_whole
+from dataprep.formats.beton import PartWriter
+from dataprep.formats.tars import TarWriter
+from dataprep.images import encode
+from dataprep.images.decode import BadImageError, decode
+from dataprep.images.pyramid import pyramid
 from dataprep.plan import Plan, Sample, Unit
-from dataprep.pyramid import pyramid
+from dataprep.runtime.files import facts_of, write_whole
 from dataprep.settings import RESOLUTIONS, Settings
 from dataprep.sources import tfrecord
 from dataprep.sources.source import Reader
-from dataprep.tars import TarWriter
 
 
 class Step(NamedTuple):

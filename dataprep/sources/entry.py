@@ -5,7 +5,7 @@ import stat
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from dataprep.decode import MAX_BYTES, BadImageError
+from dataprep.images.decode import MAX_BYTES, BadImageError
 
 ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dataprep.decode import BadImageError
+from dataprep.images.decode import BadImageError
 from dataprep.manifest import DatasetError
 from dataprep.sources.crc32c import masked_crc32c
 from dataprep.sources.entry import Entry, check_size

@@ -5,9 +5,10 @@ import gc
 import numpy as np
 import pytest
 
-from dataprep import beton, encode
-from dataprep.beton import Part, PartWriter, Placer
-from dataprep.decode import decode
+from dataprep.formats import beton
+from dataprep.formats.beton import Part, PartWriter, Placer
+from dataprep.images import encode
+from dataprep.images.decode import decode
 from tests.dataprep.pictures import picture
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dataprep.decode import MAX_PIXELS, BadImageError, decode
+from dataprep.images.decode import MAX_PIXELS, BadImageError, decode
 from tests.dataprep.pictures import encoded, picture, png_chunk
 
 

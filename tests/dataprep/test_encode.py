@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dataprep import encode
+from dataprep.images import encode
 from tests.dataprep.pictures import picture
 
 

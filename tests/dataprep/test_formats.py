@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dataprep import read
+from dataprep.formats import read
 from dataprep.manifest import DatasetError, Manifest
 from dataprep.shard import main
 from dataprep.verify import verify

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dataprep.progress import Progress, duration, size
+from dataprep.runtime.progress import Progress, duration, size
 from dataprep.shard import main
 from tests.dataprep.pictures import all_bytes, make_folder, shard, tar_pixels
 
@@ -64,7 +64,7 @@ def test_dry_run_says_when_the_disk_is_too_small(tmp_path, capsys, monkeypatch):
 
 
 def test_progress_in_a_log_file_is_plain_lines(monkeypatch, capsys):
-    monkeypatch.setattr("dataprep.progress.LINE_SECONDS", 0.0)
+    monkeypatch.setattr("dataprep.runtime.progress.LINE_SECONDS", 0.0)
     progress = Progress("preparing", 100)
     assert not sys.stderr.isatty()
     progress.at("a", 10, 2_000_000)

@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
-from dataprep import sort
 from dataprep.plan import Plan, Unit
+from dataprep.runtime import sort
+from dataprep.runtime.sort import external_sort
 from dataprep.settings import Settings
-from dataprep.sort import external_sort
 from tests.dataprep.pictures import ROOT, make_folder
 
 
@@ -43,7 +43,8 @@ def test_memory_does_not_grow_with_the_number_of_names(tmp_path):
     code = """if True:
         import resource, sys, zipfile
         from pathlib import Path
-        from dataprep import plan, sort
+        from dataprep import plan
+        from dataprep.runtime import sort
         from dataprep.settings import Settings
         from dataprep.sources.entry import Entry
         from dataprep.sources.source import Container

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from dataprep.decode import BadImageError
-from dataprep.pyramid import FRACTION_BITS, pyramid
+from dataprep.images.decode import BadImageError
+from dataprep.images.pyramid import FRACTION_BITS, pyramid
 from tests.dataprep.pictures import means, picture
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataprep import pool
 from dataprep.manifest import DatasetError, Manifest
+from dataprep.runtime import pool
 from dataprep.shard import main
 from tests.dataprep.pictures import ROOT, all_bytes, encoded, make_folder, picture, shard
 

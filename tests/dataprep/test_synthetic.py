@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from dataprep import synthetic
-from dataprep.portrait import render
-from dataprep.synthetic import Face, draw_face, random_face, write
+from dataprep.drawn.faces import Face, draw, random_face
+from dataprep.drawn.portrait import render
+from dataprep.synthetic import write
 
 FACTORS = {field.name: field.metadata["range"] for field in dataclasses.fields(Face)}
 
@@ -22,21 +23,21 @@ def sha256(path):
 
 @pytest.mark.parametrize("size", [4, 32, 100, 128, 256])
 def test_a_face_is_an_rgb_image(size):
-    face = draw_face(0, 0, size)
+    face = draw(0, 0, size)
     assert face.shape == (size, size, 3) and face.dtype == np.uint8
     assert face.flags.c_contiguous and face.flags.writeable
     assert face.std() > 20
 
 
 def test_faces_are_distinct_and_repeatable():
-    faces = [draw_face(seed, i, 64) for seed in (0, 1) for i in range(8)]
+    faces = [draw(seed, i, 64) for seed in (0, 1) for i in range(8)]
     assert len({face.tobytes() for face in faces}) == len(faces)
-    assert np.array_equal(draw_face(1, 7, 64), faces[-1])
+    assert np.array_equal(draw(1, 7, 64), faces[-1])
 
 
 def test_small_faces_are_the_large_ones_reduced():
-    large = np.array(Image.fromarray(draw_face(0, 3)).reduce(4), float)
-    assert np.abs(large - draw_face(0, 3, 64)).mean() < 2
+    large = np.array(Image.fromarray(draw(0, 3)).reduce(4), float)
+    assert np.abs(large - draw(0, 3, 64)).mean() < 2
 
 
 def test_factors_stay_in_range_and_fill_it():
@@ -77,7 +78,7 @@ def test_the_zip_is_the_same_for_any_run_and_any_number_of_workers(tmp_path):
         assert archive.testzip() is None
         assert {entry.compress_type for entry in archive.infolist()} == {zipfile.ZIP_STORED}
         image = np.array(Image.open(io.BytesIO(archive.read("00000013.jpg"))), float)
-    assert np.abs(image - draw_face(5, 13, 32)).mean() < 3
+    assert np.abs(image - draw(5, 13, 32)).mean() < 3
 
 
 def test_a_face_depends_on_its_number_not_on_how_many_are_drawn(tmp_path):

@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataprep import encode, manifest, tars
-from dataprep.decode import decode
+from dataprep import manifest
+from dataprep.formats import tars
+from dataprep.formats.tars import TarWriter
+from dataprep.images import encode
+from dataprep.images.decode import decode
 from dataprep.manifest import Manifest
 from dataprep.shard import main
-from dataprep.tars import TarWriter
 from dataprep.verify import verify
 from tests.dataprep.pictures import make_folder, shard
 

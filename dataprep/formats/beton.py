@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dataprep.files import Facts, HashingFile
+from dataprep.runtime.files import Facts, HashingFile
 
 HEADER = np.dtype(
     [

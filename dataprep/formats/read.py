@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dataprep import beton, tars
-from dataprep.decode import decode
+from dataprep.formats import beton, tars
+from dataprep.images.decode import decode
 from dataprep.manifest import Manifest
 
 

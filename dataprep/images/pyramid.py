@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-from dataprep.decode import BadImageError
+from dataprep.images.decode import BadImageError
 
 FRACTION_BITS = 8  # what is kept of a Lanczos-resized value below one grey level
 

@@ -1,7 +1,7 @@
 """A head as a relief: where each pixel meets it, which way it faces there, how it is lit.
 
 A point of the head is (x, y), x to the right and y up from between the eyes, in half frames. What
-is painted in these coordinates turns with the head. `f` is a `synthetic.Face`, `g` what is known
+is painted in these coordinates turns with the head. `f` is a `faces.Face`, `g` what is known
 of each pixel: see `pose`.
 """
 
@@ -11,7 +11,7 @@ from math import cos, sin
 
 import numpy as np
 
-from dataprep.canvas import bell, grid, hsv, step, unit
+from dataprep.drawn.canvas import bell, grid, hsv, step, unit
 
 CROWN, DEPTH, PIVOT = 0.70, 0.56, 0.30  # skull above the eyes, its half depth, the axis it turns on
 

@@ -1,6 +1,6 @@
 """Draws a portrait, from the background to the hair over the forehead.
 
-`f` is a `synthetic.Face`; `g` holds what is known of each pixel, the canvas too: see `head.pose`.
+`f` is a `faces.Face`; `g` holds what is known of each pixel, the canvas too: see `head.pose`.
 """
 
 import functools
@@ -8,8 +8,18 @@ from math import cos, sin, tanh
 
 import numpy as np
 
-from dataprep.canvas import bell, cover, crop, darken, hsv, paint, ramp, step, strand, unit
-from dataprep.head import CROWN, PIVOT, backdrop, lift_nose, light, mouth_level, pose, relief, trace
+from dataprep.drawn.canvas import bell, cover, crop, darken, hsv, paint, ramp, step, strand, unit
+from dataprep.drawn.head import (
+    CROWN,
+    PIVOT,
+    backdrop,
+    lift_nose,
+    light,
+    mouth_level,
+    pose,
+    relief,
+    trace,
+)
 
 FRONT = (-0.72, 0.72, -1, 0.72)  # the box where the head is traced
 SKIN = (

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from dataprep.files import HashingFile
+from dataprep.runtime.files import HashingFile
 
 MTIME = 946_684_800  # 2000-01-01 UTC: tar complains about 1970
 END = bytes(2 * tarfile.BLOCKSIZE)

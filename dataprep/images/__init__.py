@@ -1,0 +1,1 @@
+"""One image: from the bytes of a file to pixels, to every resolution, to bytes again."""

@@ -1,0 +1,1 @@
+"""What any long job needs: worker processes, a lock, atomic files, external sorting, progress."""
