@@ -12,12 +12,14 @@ from typing import Annotated, Literal
 
 import deepspeed
 import torch
+import torch.distributed as dist
 from deepspeed.utils import safe_get_full_optimizer_state, safe_set_full_optimizer_state
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from pipeline.optimizer import EqualizedAdam
+from pipeline.records.checkpoints import CheckpointError
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -114,10 +116,35 @@ class Engine:
         return False
 
     def state(self) -> list[Tensor]:
-        """Adam's v of each parameter, whole, on every process (all must call)."""
+        """Adam's v of each parameter, whole, on every process (all must call).
+
+        CheckpointError where it could not be: DeepSpeed gives zeros for what it has lost track of.
+        """
         if not self.sharded:
             return [self.optimizer.state[p]["exp_avg_sq"] for p in self.parameters]
+        self._check_links()
         return [safe_get_full_optimizer_state(p, "exp_avg_sq") for p in self.parameters]
+
+    def _check_links(self) -> None:
+        """CheckpointError unless the processes together hold all of each parameter's v.
+
+        A process counts what DeepSpeed links a parameter to, and only where that is the memory
+        that this engine's optimiser steps.
+        """
+        stepped = {_memory(state["exp_avg_sq"]) for state in self.optimizer.state.values()}
+        held = []
+        for link in (p._hp_mapping for p in self.parameters):
+            linked = link is not None and _memory(link.optim_fragment["exp_avg_sq"]) in stepped
+            held.append(link.get_hp_fragment_address().numel if linked else 0)
+        held = torch.tensor(held, device=self.parameters[0].device)
+        dist.all_reduce(held)
+        whole = torch.tensor([p.numel() for p in self.parameters], device=held.device)
+        if lost := int((held != whole).sum()):
+            raise CheckpointError(
+                f"DeepSpeed has lost the optimiser's state of {lost} of {len(self.parameters)} "
+                f"tensors, and no checkpoint is written without it. Those that are there are "
+                f"whole: run the same command again, which continues from the newest"
+            )
 
     def counts(self) -> dict[str, float]:
         """What `load_state` needs besides Adam's v."""
@@ -134,6 +161,8 @@ class Engine:
         self.optimizer.steps, self.skipped = counts["steps"], counts["skipped"]
         self.loss_scale.value = counts["loss_scale"]
         self.loss_scale.good_steps = counts["good_steps"]
+        if self.sharded:
+            self._check_links()
         for p, value in zip(self.parameters, v, strict=True):
             if self.sharded:
                 safe_set_full_optimizer_state(p, value.to(p.device), "exp_avg_sq")
@@ -141,5 +170,16 @@ class Engine:
                 self.optimizer.state[p]["exp_avg_sq"].copy_(value)
 
     def close(self) -> None:
-        """Gives the engine's memory and hooks back; the parameters stay."""
+        """Gives the engine's memory and hooks back; the parameters stay.
+
+        DeepSpeed destroys an engine once more when Python collects it, at any time: what it would
+        unlink then are the engines of the next stage, which have the same parameters. So nothing
+        that it could reach them by stays.
+        """
         self.deepspeed.destroy()
+        self.deepspeed.optimizer = None
+        self.deepspeed, self.optimizer, self.parameters = None, None, []
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()

@@ -1,5 +1,6 @@
 """The training: from images seen to images seen, through all stages, to be resumed at any time."""
 
+import gc
 import math
 import time
 from pathlib import Path
@@ -98,6 +99,8 @@ class Trainer:
         """Makes the stage of `moment`: engines over grown networks, in a new optimiser state."""
         if self.stage is not None:
             self.stage.close()
+            self.stage = None
+            gc.collect()  # its engines are in cycles, and hold memory that the next ones need
         self.stage = Stage(self.config, moment, self.images, self.autoencoder, self.manifest)
         if self.resumed is not None and self.images > moment.first:
             self.load_engines(self.resumed)

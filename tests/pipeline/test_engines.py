@@ -1,8 +1,10 @@
 """Two engines with the graph cut between them equal plain PyTorch with one graph."""
 
+import gc
 import os
 import subprocess
 import sys
+import weakref
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from pipeline.networks.style.encoder import Encoder
 from pipeline.networks.style.shape import Shape
 from pipeline.objective import SoftIntroVAE, draw, kl_divergence, squared_error
 from pipeline.optimizer import EqualizedAdam
+from pipeline.records.checkpoints import CheckpointError
 from tests.conftest import ROOT
 from tests.processes import run_together
 
@@ -139,6 +142,36 @@ def test_engines_equal_plain_torch_on_two_processes(zero_stage):
             torch.testing.assert_close(a, b, rtol=2e-4, atol=2e-6)
     moved = [(a - b).abs().max().item() for a, b in zip(start, plain, strict=False)]
     assert sum(m > 1e-3 for m in moved) > 0.8 * len(moved) - 20
+
+
+def lose_a_link(zero_stage: int) -> list:
+    """Whether a closed engine is gone, and what a second one says of its state."""
+    parameters, config = networks()[0].active(SIDE), EngineConfig("fp32", zero_stage)
+    first = Engine(parameters, config, MICRO, 1)
+    inner = first.deepspeed
+    first.close()
+    second = Engine(parameters, config, MICRO, 1)
+    inner.destroy()  # as when Python collects it
+    gone = weakref.ref(inner)
+    del inner
+    gc.collect()
+    found = [gone() is None, len(second.state())]
+    if dist.get_rank() == 1:
+        linked = [p for p in parameters if p._hp_mapping is not None]
+        linked[-1]._hp_mapping = None
+    try:
+        second.state()
+    except CheckpointError as error:
+        found.append(str(error))
+    return found
+
+
+@pytest.mark.parametrize("zero_stage", [1, 2])
+def test_a_closed_engine_reaches_no_other_and_lost_state_is_an_error(zero_stage):
+    count = len(networks()[0].active(SIDE))
+    for gone, whole, said in run_together(2, lose_a_link, zero_stage):
+        assert gone and whole == count
+        assert f"lost the optimiser's state of 1 of {count} tensors" in said
 
 
 @pytest.mark.parametrize(("gpu", "chosen"), [(True, "cuda"), (False, "cpu")])
