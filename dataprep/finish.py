@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,7 +66,7 @@ class Beton(NamedTuple):
 
 
 class Assembler:
-    """Makes betons: `Assembler(folder)(beton, tell)`, which tells its manifest entry.
+    """Makes betons: `Assembler(folder)(beton)` returns its manifest entry.
 
     One that is there already is kept if it was made of the same parts and its sha256 matches.
     """
@@ -74,8 +74,7 @@ class Assembler:
     def __init__(self, folder: Path):
         self.folder = folder
 
-    def __call__(self, task: Beton, tell: Callable) -> dict[str, Any]:
-        tell(task.path)
+    def __call__(self, task: Beton) -> dict[str, Any]:
         plan = Plan(self.folder / "plan")
         units = [unit for unit in plan.units if unit.part == task.part]
         made_of = [

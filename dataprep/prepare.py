@@ -22,7 +22,7 @@ from dataprep.runtime import pool
 from dataprep.runtime.lock import locked
 from dataprep.runtime.progress import Progress, duration
 from dataprep.settings import Settings, refuse_changes, versions
-from dataprep.work import Checker, Maker, Step, Task, read_record
+from dataprep.work import Checker, Maker, Task, read_record
 
 PARTIAL = ".partial"
 KEEP = "go on with the same settings, choose another --out, or remove"
@@ -165,7 +165,7 @@ def missing(folder: Path, plan: Plan, units: list[Unit], workers: int, tally: Ta
     finished, size = set(), plan.settings.shard_samples
     progress = Progress("checking what is done", size * len(begun))
     for unit, rejects in pool.run(Checker(folder), begun, workers):
-        progress.at(unit, size, 0)
+        progress.add(size)
         if rejects is not None:
             finished.add(unit)
             tally.add(Reject(*row[1:]) for row in rejects)
@@ -174,29 +174,26 @@ def missing(folder: Path, plan: Plan, units: list[Unit], workers: int, tally: Ta
 
 
 def make(folder: Path, plan: Plan, tasks: list[Task], workers: int, tally: Tally | None) -> None:
-    """Make units in `workers` processes; `tally` hears of what they reject."""
+    """Make units in `workers` processes; their rejects are added to `tally`."""
+    if not tasks:
+        return
     size, counts = plan.settings.shard_samples, plan.counts
     images = {t: min(size, counts[t.unit.part] - t.unit.number * size) for t in tasks}
     total, begun = sum(images.values()), time.monotonic()
     progress = Progress("preparing", total)
-
-    def told(task: Task, step: Step) -> None:
-        progress.at(task, step.images, step.bytes)
-
-    def died(task: Task) -> None:
-        print(f"a worker died at {task}: its work is done again", file=sys.stderr)
-        progress.at(task, 0, 0)
-
     try:
-        for task, (rejects, read) in pool.run(Maker(folder), tasks, workers, told, died):
-            progress.end(task, images[task], read)
+        for task, (rejects, read) in pool.run(Maker(folder), tasks, workers, warn_of_death):
+            progress.add(images[task], read)
             if tally:
                 tally.add(Reject(*row[1:]) for row in rejects)
     finally:
         progress.close()
-    if tasks:
-        taken = time.monotonic() - begun
-        print(f"{total:,} images in {duration(taken)}: {total / taken:.0f} images/s")
+    taken = time.monotonic() - begun
+    print(f"{total:,} images in {duration(taken)}: {total / taken:.0f} images/s")
+
+
+def warn_of_death(running: list[Task]) -> None:
+    print(f"a worker died at {' or '.join(map(str, running))}: retrying", file=sys.stderr)
 
 
 def drop_duplicates(folder: Path, plan: Plan, workers: int, tally: Tally) -> None:

@@ -1,7 +1,7 @@
 """Reading all of a dataset again, against its manifest."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,7 +36,7 @@ def verify(folder: Path, workers: int) -> list[str]:
     files = [Listed(**file) for file in made.content["files"]]
     progress = Progress("reading files", sum(file.samples for file in files))
     for file, problem in pool.run(FileChecker(folder), files, workers):
-        progress.at(file.path, file.samples, file.bytes)
+        progress.add(file.samples, file.bytes)
         problems += problem
     progress.close()
     if problems:
@@ -45,7 +45,7 @@ def verify(folder: Path, workers: int) -> list[str]:
     ranges = [Range(part, i) for part in SPLITS for i in range(0, made.count(part), RANGE)]
     progress = Progress("comparing images", sum(map(made.count, SPLITS)))
     for task, found in pool.run(ImageChecker(folder), ranges, workers):
-        progress.at(task, min(RANGE, made.count(task.split) - task.first), 0)
+        progress.add(min(RANGE, made.count(task.split) - task.first))
         problems += found
     progress.close()
     return problems
@@ -88,13 +88,12 @@ class Listed(NamedTuple):
 
 
 class FileChecker:
-    """`FileChecker(folder)(file, tell)` tells what is wrong with a file, in a list."""
+    """`FileChecker(folder)(file)` tells what is wrong with a file, in a list."""
 
     def __init__(self, folder: Path):
         self.folder = folder
 
-    def __call__(self, file: Listed, tell: Callable) -> list[str]:
-        tell(file.path)
+    def __call__(self, file: Listed) -> list[str]:
         found = facts_of(self.folder / file.path)
         if found is None:
             return [f"{file.path} is missing, or cannot be read"]
@@ -113,12 +112,12 @@ class Range(NamedTuple):
 
 
 class ImageChecker:
-    """`ImageChecker(folder)(range, tell)` tells what is wrong with the images of a range."""
+    """`ImageChecker(folder)(range)` tells what is wrong with the images of a range."""
 
     def __init__(self, folder: Path):
         self.folder = folder
 
-    def __call__(self, task: Range, tell: Callable) -> list[str]:
+    def __call__(self, task: Range) -> list[str]:
         made = Manifest.load(self.folder)
         count = min(RANGE, made.count(task.split) - task.first)
         sources = {
@@ -129,7 +128,7 @@ class ImageChecker:
         problems: list[str] = []
         for line in read.index(made, task.split, task.first, count):
             where = f"{task.split} {line['key']} ({line['name']})"
-            tell(where)
+            pool.note(where)
             try:
                 found = {what: next(images) for what, images in sources.items()}
                 problems += (f"{where}: {text}" for text in compare(made, line, found))

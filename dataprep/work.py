@@ -14,7 +14,7 @@ every file it lists has the sha256 it tells; anything else is done again.
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,20 +28,10 @@ from dataprep.images.decode import BadImageError, decode
 from dataprep.images.pyramid import pyramid
 from dataprep.plan import Plan, Sample, Unit
 from dataprep.runtime.files import facts_of, write_whole
+from dataprep.runtime.pool import note
 from dataprep.settings import RESOLUTIONS, Settings
 from dataprep.sources import tfrecord
 from dataprep.sources.source import Reader
-
-
-class Step(NamedTuple):
-    """How far a worker is in its task: what it is about to do, and what lies behind it."""
-
-    name: str
-    images: int
-    bytes: int
-
-    def __str__(self) -> str:
-        return self.name
 
 
 class Task(NamedTuple):
@@ -100,18 +90,18 @@ class Images:
 
 
 class Maker(Images):
-    """Makes units: `Maker(folder)(task, tell)` writes below `folder`, where its plan lies.
+    """Makes units: `Maker(folder)(task)` writes below `folder`, where its plan lies.
 
     What comes back are the rejects of the unit, and the bytes read from the source.
     """
 
-    def __call__(self, task: Task, tell: Callable) -> tuple[list, int]:
+    def __call__(self, task: Task) -> tuple[list, int]:
         unit, settings = task.unit, self.plan.settings
         writers = Writers(self.folder, settings, unit)
         rejects, sources, read = [], [], 0
         try:
-            for done, sample in enumerate(self.plan.samples(unit)):
-                tell(Step(sample.entry.name, done, read))
+            for sample in self.plan.samples(unit):
+                note(sample.entry.name)
                 try:
                     data = self.read(sample)
                     read += len(data)
@@ -192,20 +182,18 @@ def entry(path: str, format: str, side: int | None, part: str | None, **facts) -
 
 
 class Checker(Images):
-    """Tells whether a unit is finished: `Checker(folder)(unit, tell)` re-reads its files.
+    """Tells whether a unit is finished: `Checker(folder)(unit)` re-reads its files.
 
     What comes back is the list of its rejects, or None where it must be made (again): also where
     one of the rejects can be used by now, since somebody has repaired it.
     """
 
-    def __call__(self, unit: Unit, tell: Callable) -> list | None:
+    def __call__(self, unit: Unit) -> list | None:
         record = read_record(self.folder, unit)
         if record is None:
             return None
-        for file in record["files"] + record["parts"]:
-            tell(Step(file["path"], 0, 0))
-            if not intact(self.folder, file):
-                return None
+        if not all(intact(self.folder, file) for file in record["files"] + record["parts"]):
+            return None
         rejected = {slot for slot, *_ in record["rejects"]}
         for sample in self.plan.samples(unit) if rejected else ():
             if sample.slot in rejected:

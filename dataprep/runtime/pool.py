@@ -1,28 +1,24 @@
-"""Worker processes that may die.
-
-multiprocessing's own pool waits for ever for the result of a worker that was killed, and
-concurrent.futures gives up all of them. Here each worker has a pipe of its own and nothing is
-shared, so a death is seen at once, costs one task, and that task is done again.
-"""
+"""Tasks in worker processes that may die: when one does, the pool is made anew."""
 
 import contextlib
 import ctypes
 import multiprocessing
-import multiprocessing.connection
 import os
 import signal
-import traceback
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
 from dataprep.manifest import DatasetError
 
 Task = TypeVar("Task")
-DEATHS = 3  # of the workers on one task, before the run is given up
+ATTEMPTS = 3  # of a task whose worker dies
 
-# Fork, as this process has no threads: other ways import everything anew, half a second each time.
-processes = multiprocessing.get_context("fork")
+# Fork: this process has no threads, and other start methods import everything anew (0.5 s each).
+fork = multiprocessing.get_context("fork")
+current = fork.RawArray(ctypes.c_char, 1024)  # shared with the workers: see `note`
 
 
 def default_workers() -> int:
@@ -30,125 +26,68 @@ def default_workers() -> int:
     return len(os.sched_getaffinity(0))
 
 
-class Worker:
-    """A process that does one task at a time."""
-
-    def __init__(self, call: Callable, others: "list[Worker]"):
-        self.pipe, theirs = processes.Pipe()
-        # A fork inherits our ends of all pipes; a pipe ends only when every copy is closed.
-        ours = [self.pipe, *(worker.pipe for worker in others)]
-        how = (call, theirs, ours, os.getpid())
-        self.process = processes.Process(target=serve, args=how, daemon=True)
-        # Ctrl-C is for the parent alone, and amid a fork Python would lose it.
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-        self.process.start()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
-        theirs.close()  # so that the pipe ends when the worker does
-        self.task: Any = None
-        self.last = ""  # what it last told of
-
-    def give(self, task: Any) -> None:
-        self.task, self.last = task, ""
-        with contextlib.suppress(OSError):  # it is dead already, as the pipe will tell
-            self.pipe.send(task)
-
-    def end(self) -> None:
-        self.process.kill()
-        self.process.join()
-        self.pipe.close()
+def note(item: str) -> None:
+    """Say in a worker what it is about to work on, for the error message if it dies of that."""
+    current.value = item.encode("utf-8", "replace")[: len(current) - 1]
 
 
 def run(
-    call: Callable[[Task, Callable], Any],
+    call: Callable[[Task], Any],
     tasks: Iterable[Task],
     workers: int,
-    told: Callable[[Task, Any], None] = lambda task, what: None,
-    died: Callable[[Task], None] = lambda task: None,
+    on_death: Callable[[list[Task]], None] = lambda running: None,
 ) -> Iterator[tuple[Task, Any]]:
-    """Yield (task, call(task, tell)) for all tasks, in the order in which they end.
+    """Yield (task, call(task)) for all tasks, in the order in which they finish.
 
-    `call` runs in `workers` processes; whatever it gives to `tell` arrives at `told`. `died` hears
-    of a worker that died, whose task is begun anew. DatasetError where `call` raises one, or where
-    DEATHS workers died of the same task.
+    When a worker dies, the tasks that were running are passed to `on_death` and run again, one at a
+    time: if a worker dies again, its task is known. DatasetError when ATTEMPTS workers died of one
+    task. Exceptions of `call` are raised here.
     """
-    waiting, deaths = deque(tasks), {}
-    crew: list[Worker] = []
+    waiting, again, deaths = deque(tasks), deque(), Counter()
+    while waiting or again:
+        todo, size = (again, 1) if again else (waiting, workers)
+        running = {}
+        try:
+            with worker_pool(size) as pool:
+                while todo or running:
+                    while todo and len(running) < size:
+                        running[pool.submit(call, todo[0])] = todo[0]
+                        todo.popleft()
+                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                        result = future.result()
+                        yield running.pop(future), result
+        except BrokenProcessPool:
+            again.extendleft(running.values())
+            deaths.update(running.values() if size == 1 else ())
+            for task in again:
+                if deaths[task] == ATTEMPTS:
+                    at = current.value.decode("utf-8", "replace")
+                    raise DatasetError(
+                        f"{ATTEMPTS} workers died of {task}, at {at}; out of memory? "
+                        "fewer --workers need less; run the command again"
+                    ) from None
+            on_death(list(running.values()))
+
+
+@contextlib.contextmanager
+def worker_pool(size: int) -> Iterator[ProcessPoolExecutor]:
+    """A pool whose workers are killed at the end, with whatever they still do."""
+    others = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(size, fork, start_worker, (os.getpid(),))
     try:
-        while waiting or any(worker.task is not None for worker in crew):
-            idle = [worker for worker in crew if worker.task is None]
-            while waiting and (idle or len(crew) < workers):
-                if not idle:
-                    crew.append(Worker(call, crew))
-                    idle.append(crew[-1])
-                idle.pop().give(waiting.popleft())
-            pipes = {worker.pipe: worker for worker in crew if worker.task is not None}
-            for pipe in multiprocessing.connection.wait(list(pipes)):
-                worker = pipes[pipe]
-                try:
-                    kind, what = pipe.recv()
-                except (EOFError, OSError):
-                    worker.end()
-                    crew.remove(worker)
-                    deaths[worker.task] = deaths.get(worker.task, 0) + 1
-                    if deaths[worker.task] == DEATHS:
-                        raise DatasetError(obituary(worker)) from None
-                    died(worker.task)
-                    waiting.appendleft(worker.task)
-                    continue
-                if kind == "tell":
-                    worker.last = str(what)
-                    told(worker.task, what)
-                elif kind == "done":
-                    task, worker.task = worker.task, None
-                    yield task, what
-                elif kind == "refused":
-                    raise DatasetError(what)
-                else:
-                    at = f"{worker.task}, {worker.last}" if worker.last else worker.task
-                    raise RuntimeError(f"in a worker, at {at}:\n{what}")
+        yield pool
     finally:
-        for worker in crew:
-            worker.end()
+        for process in set(multiprocessing.active_children()) - others:
+            process.kill()
+        pool.shutdown(cancel_futures=True)
 
 
-def obituary(worker: Worker) -> str:
-    code = worker.process.exitcode
-    how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
-    hint = "; out of memory? fewer --workers need less" if code == -signal.SIGKILL else ""
-    at = f", the last time at {worker.last}" if worker.last else ""
-    return f"{DEATHS} workers died of {worker.task} ({how}{at}){hint}; run the command again"
-
-
-def end_with(parent: int) -> None:
-    """Has Linux kill this process when its parent ends, however that ends: it holds the run's lock.
-
-    (prctl with PR_SET_PDEATHSIG. Elsewhere it ends when it next has something to tell.)
-    """
+def start_worker(parent: int) -> None:
+    """Leave Ctrl-C to the parent, and have Linux kill the worker, which shares the parent's lock,
+    when the parent ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     if prctl is not None:
-        prctl(1, signal.SIGKILL)
+        prctl(1, signal.SIGKILL)  # 1: PR_SET_PDEATHSIG
         if os.getppid() != parent:
             os._exit(1)
-
-
-def serve(call: Callable, pipe, ours: list, parent: int) -> None:
-    """A worker's life: tasks come through the pipe until it ends, with the process that made it."""
-    end_with(parent)
-    for end in ours:
-        end.close()
-    try:
-        while True:
-            task = pipe.recv()
-            try:
-                result = ("done", call(task, lambda what: pipe.send(("tell", what))))
-            except DatasetError as error:
-                result = ("refused", str(error))
-            except BrokenPipeError:
-                raise  # nobody listens any more
-            except OSError as error:
-                result = ("refused", str(error))
-            except Exception:
-                result = ("failed", traceback.format_exc())
-            pipe.send(result)
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        pass

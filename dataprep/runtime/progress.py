@@ -1,70 +1,44 @@
-"""How far it is: a bar on a terminal, a line now and then in a log file."""
+"""Progress: a bar on a terminal, a line every LINE_SECONDS in a log file."""
 
 import sys
 import time
-from collections.abc import Hashable
 
 from tqdm import tqdm
 
-BAR_SECONDS = 0.1
 LINE_SECONDS = 30.0
 
-tqdm.monitor_interval = 0  # no thread beside ours
+tqdm.monitor_interval = 0  # no thread: workers are forked
 
 
 class Progress:
-    """Images and bytes done by tasks that go on side by side, may die and begin again."""
+    """Counts images, and the bytes read from the source."""
 
-    def __init__(self, what: str, total: int, done: int = 0):
-        self.what, self.total, self.before = what, total, done
+    def __init__(self, what: str, total: int):
+        self.what, self.total = what, total
         self.images = self.bytes = 0
-        self.tasks: dict[Hashable, tuple[int, int]] = {}
         self.begun = self.shown = time.monotonic()
-        self.bar = None
-        if sys.stderr.isatty():
-            self.bar = tqdm(total=total, initial=done, unit="img", desc=what)
+        self.bar = tqdm(desc=what, total=total, unit="img", disable=not sys.stderr.isatty())
 
-    def at(self, task: Hashable, images: int, bytes: int) -> None:
-        """A task has done so much since it began (0, 0 where it begins again)."""
-        before = self.tasks.get(task, (0, 0))
-        self.tasks[task] = images, bytes
-        self.images += images - before[0]
-        self.bytes += bytes - before[1]
-        self.show()
-
-    def end(self, task: Hashable, images: int, bytes: int) -> None:
-        self.at(task, images, bytes)
-        del self.tasks[task]
-
-    def show(self) -> None:
+    def add(self, images: int, bytes: int = 0) -> None:
+        self.images += images
+        self.bytes += bytes
         now = time.monotonic()
-        if now - self.shown < (LINE_SECONDS if self.bar is None else BAR_SECONDS):
-            return
-        self.shown = now
-        if self.bar is not None:
-            self.bar.set_postfix_str(f"{self.megabytes:.1f} MB/s", refresh=False)
-            self.bar.n = self.before + self.images
-            self.bar.refresh()
-            return
-        rate = self.images / (now - self.begun)
-        left = self.total - self.before - self.images
-        eta = f", {duration(left / rate)} left" if rate else ""
-        print(
-            f"{self.what}: {self.before + self.images:,} of {self.total:,} images, "
-            f"{rate:.0f} images/s, {self.megabytes:.1f} MB/s{eta}",
-            file=sys.stderr,
-            flush=True,
-        )
-
-    @property
-    def megabytes(self) -> float:
-        """MB read from the source per second."""
-        return self.bytes / 1e6 / max(time.monotonic() - self.begun, 1e-9)
+        seconds = max(now - self.begun, 1e-9)
+        megabytes = f"{self.bytes / 1e6 / seconds:.1f} MB/s"
+        self.bar.set_postfix_str(megabytes, refresh=False)
+        self.bar.update(images)
+        if self.bar.disable and now - self.shown >= LINE_SECONDS:
+            self.shown = now
+            left = duration((self.total - self.images) * seconds / max(self.images, 1))
+            print(
+                f"{self.what}: {self.images:,} of {self.total:,} images, "
+                f"{self.images / seconds:.0f} images/s, {megabytes}, {left} left",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def close(self) -> None:
-        if self.bar is not None:
-            self.bar.n = self.before + self.images
-            self.bar.close()
+        self.bar.close()
 
 
 def duration(seconds: float) -> str:

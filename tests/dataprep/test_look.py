@@ -67,14 +67,10 @@ def test_progress_in_a_log_file_is_plain_lines(monkeypatch, capsys):
     monkeypatch.setattr("dataprep.runtime.progress.LINE_SECONDS", 0.0)
     progress = Progress("preparing", 100)
     assert not sys.stderr.isatty()
-    progress.at("a", 10, 2_000_000)
-    progress.at("b", 20, 4_000_000)
-    progress.at("a", 0, 0)  # begun anew
-    progress.end("b", 25, 5_000_000)
+    progress.add(10, 2_000_000)
+    progress.add(20, 4_000_000)
     lines = capsys.readouterr().err.splitlines()
-    assert [line.split(" of ")[0] for line in lines] == [
-        f"preparing: {n}" for n in (10, 30, 20, 25)
-    ]
+    assert [line.split(" of ")[0] for line in lines] == [f"preparing: {n}" for n in (10, 30)]
     assert all("images/s" in line and "MB/s" in line and line.endswith("left") for line in lines)
 
 
