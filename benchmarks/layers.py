@@ -17,7 +17,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from pipeline.networks.style.layers import DTYPES, downsample_conv, upsample_conv, whiten
+from pipeline.networks.family import DTYPES
+from pipeline.networks.style.layers import downsample_conv, upsample_conv, whiten
 
 SIDES = [8, 16, 32, 64, 128, 256]
 ROUNDS = 15

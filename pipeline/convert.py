@@ -21,7 +21,7 @@ import torch
 
 from pipeline import model
 from pipeline.config import plain
-from pipeline.model import ModelError
+from pipeline.networks.family import ModelError
 from pipeline.networks.style import published
 from pipeline.networks.style.published import EMA, LayoutError
 from pipeline.records import checkpoints
@@ -92,7 +92,7 @@ def to_ours(path: Path) -> Checkpoint:
     if weights and isinstance(running, dict) and isinstance(running.get("buff"), torch.Tensor):
         weights["mean_style"] = running["buff"]
     if ema:
-        ema["mean_style"] = model.assemble(shape, ema, path)[0].mean_style()
+        ema |= model.assemble(shape, ema, path)[0].derived()
     converted = {"kind": published.kind_of(found), "file": path.name, "sha256": sha256(path)}
     about = {
         "images": None,  # the file tells epochs at most
@@ -112,12 +112,13 @@ def to_reference(folder: Path) -> dict:
     models = {}
     for tensors, ending in ((checkpoint.weights, ""), (checkpoint.ema, EMA)):
         if tensors:
-            autoencoder, mean_style = model.assemble(shape, tensors, folder)
+            networks, derived = model.assemble(shape, tensors, folder)
             models |= published.to_published(tensors, shape, kind, ending)
             if not ending:
+                mean_style = derived.get("mean_style")
                 if mean_style is None:
                     rows = 2 * len(shape.resolutions)
-                    mean_style = autoencoder.mean_style().detach().repeat(rows, 1)
+                    mean_style = networks.mean_style().detach().repeat(rows, 1)
                 models["dlatent_avg"] = {"buff": mean_style}
     return {"models": models, "auxiliary": {}}
 

@@ -42,8 +42,8 @@ from pipeline.metrics import frechet
 from pipeline.metrics.evaluation import Evaluation, EvaluationConfig, counted, metric_name
 from pipeline.metrics.features import FeaturesError
 from pipeline.metrics.perceptual import VGG16Distance
-from pipeline.model import PRECISIONS, Model, ModelError
-from pipeline.networks.style.autoencoder import Grown
+from pipeline.networks.family import PRECISIONS, ModelError, ResolutionModel
+from pipeline.networks.style.trained import Model
 from pipeline.objective import kl_divergence
 from pipeline.records.checkpoints import CheckpointError
 from pipeline.records.files import whole
@@ -102,7 +102,7 @@ def measure(
     evaluation = Evaluation(asked, config.data, manifest, loaded.device, lambda: None)
     if evaluation.announcement:
         print(f"# {evaluation.announcement}", flush=True)
-    grown = Grown(loaded.autoencoder, loaded.resolution, loaded.alpha, loaded.precision)
+    grown = loaded.networks.at(loaded.resolution, loaded.alpha, loaded.precision)
     with torch.no_grad():
         network = evaluation.extractor.load(loaded.device)
         images = (to_uint8(x) for x in evaluation.images(loaded.resolution, "train"))
@@ -143,7 +143,7 @@ def distances(real: Tensor, fake: Tensor, evaluation: Evaluation) -> dict[str, f
 
 
 def of_images(
-    grown: Grown, evaluation: Evaluation, perceptual: VGG16Distance | None
+    grown: ResolutionModel, evaluation: Evaluation, perceptual: VGG16Distance | None
 ) -> dict[str, float]:
     """Means over the test split."""
     found = {name: [] for name in ("reconstruction_mse", "psnr", "kl_real", "kl_rec", "kl_fake")}

@@ -21,8 +21,9 @@ from torch import Tensor
 
 from pipeline import model as models
 from pipeline.data.loaders import to_float, to_uint8
-from pipeline.model import Model, ModelError
+from pipeline.networks.family import ModelError
 from pipeline.networks.style.decoder import style_layers
+from pipeline.networks.style.trained import Model
 from pipeline.pictures.grids import enlarged
 from pipeline.pictures.inputs import squared
 from pipeline.records.checkpoints import CheckpointError

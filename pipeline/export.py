@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline import model
-from pipeline.model import Model, ModelError
+from pipeline.networks.family import ModelError
+from pipeline.networks.style.trained import Model
 from pipeline.records.files import whole
 
 TOLERANCE = 1e-4  # of the largest size of an output
@@ -27,7 +28,7 @@ class EncoderGraph(nn.Module):
 
     def __init__(self, loaded: Model):
         super().__init__()
-        self.encoder, self.alpha = loaded.autoencoder.encoder, loaded.alpha
+        self.encoder, self.alpha = loaded.networks.encoder, loaded.alpha
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self.encoder(x, self.alpha)
@@ -38,7 +39,7 @@ class DecoderGraph(nn.Module):
 
     def __init__(self, loaded: Model):
         super().__init__()
-        self.decoder = loaded.autoencoder.decoder
+        self.decoder = loaded.networks.decoder
         self.resolution, self.alpha = loaded.resolution, loaded.alpha
         self.maps = nn.ParameterList(self.decoder.noise_maps(loaded.resolution))
         self.maps.requires_grad_(False)

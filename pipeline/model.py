@@ -1,4 +1,4 @@
-"""A trained model to use: images to latents and back, and samples, at any trained resolution."""
+"""Loading of a trained model: from a checkpoint, at any trained resolution."""
 
 from pathlib import Path
 from typing import Any
@@ -6,19 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipeline import networks
 from pipeline.config import ConfigError, parse
-from pipeline.networks.style.autoencoder import Autoencoder
-from pipeline.networks.style.layers import autocast
-from pipeline.networks.style.shape import Shape
+from pipeline.networks.family import PRECISIONS, ModelError, Networks
 from pipeline.records import checkpoints
 from pipeline.records.checkpoints import CheckpointError
-
-NOISE = ("random", "fixed", "off")
-PRECISIONS = ("fp32", "bf16", "fp64")
-
-
-class ModelError(Exception):
-    """Something a model cannot do; the message says what it can."""
 
 
 def load(
@@ -29,12 +21,13 @@ def load(
     device: str | torch.device | None = None,
     precision: str = "fp32",
     averaged: bool = True,
-) -> "Model":
+) -> Any:
     """The model in a checkpoint's folder, or in the newest checkpoint of a run's.
 
     `resolution` is the largest trained one unless given. `alpha` is how far that has faded in: at
     the largest one the checkpoint's own unless given, below it 1. `device` is a GPU where there is
     one. `averaged` False takes the weights that were trained, not their moving averages.
+    The model is of its family's class: `pipeline.networks.style.trained.Model`.
     CheckpointError, ModelError.
     """
     folder = find(Path(path))
@@ -43,15 +36,13 @@ def load(
     tensors = checkpoints.read_part(folder, about, part)
     if not tensors:
         raise ModelError(f"{folder} has no {part}: the file it was converted from had none")
-    autoencoder, mean_style = assemble(shape_of(folder, about), tensors, folder)
+    loaded, derived = assemble(shape_of(folder, about), tensors, folder)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if precision not in PRECISIONS:
         raise ModelError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
     dtype = torch.float64 if precision == "fp64" else torch.float32
-    autoencoder = autoencoder.requires_grad_(False).eval().to(device, dtype)
-    if not averaged or mean_style is None:
-        mean_style = autoencoder.mean_style()
-    model = Model(autoencoder, mean_style.to(device, dtype), about, precision)
+    loaded = loaded.requires_grad_(False).eval().to(device, dtype)
+    model = loaded.trained(derived if averaged else {}, about, precision)
     return model.at(resolution or model.resolution, alpha)
 
 
@@ -72,10 +63,10 @@ def find(path: Path) -> Path:
     )
 
 
-def shape_of(folder: Path, about: dict[str, Any]) -> Shape:
+def shape_of(folder: Path, about: dict[str, Any]) -> networks.Shape:
     """The size of the networks of a checkpoint; CheckpointError."""
     try:
-        return parse(Shape, about["config"]["shape"], f"{folder}, shape")
+        return parse(networks.Shape, about["config"]["shape"], f"{folder}, shape")
     except (KeyError, TypeError):
         raise CheckpointError(f"{folder} tells no config.shape in checkpoint.json") from None
     except ConfigError as error:
@@ -83,137 +74,15 @@ def shape_of(folder: Path, about: dict[str, Any]) -> Shape:
 
 
 def assemble(
-    shape: Shape, tensors: dict[str, Tensor], origin: Path
-) -> tuple[Autoencoder, Tensor | None]:
-    """Networks of `tensors`, in their dtype, and the mean of w where it is among them."""
-    tensors = dict(tensors)
-    mean_style = tensors.pop("mean_style", None)
+    shape: networks.Shape, tensors: dict[str, Tensor], origin: Path
+) -> tuple[Networks, dict[str, Tensor]]:
+    """Networks of `tensors`, in their dtype, and what is derived from them where it is there."""
     with torch.device("meta"):
-        autoencoder = Autoencoder(shape)
+        built = networks.build(shape)
+    derived = {name: t for name, t in tensors.items() if name in built.DERIVED}
+    weights = {name: t for name, t in tensors.items() if name not in built.DERIVED}
     try:
-        autoencoder.load_state_dict(tensors, assign=True)
+        built.load_state_dict(weights, assign=True)
     except RuntimeError as error:
         raise CheckpointError(f"{origin} does not fit its own shape: {error}") from None
-    return autoencoder, mean_style
-
-
-class Model:
-    """A pair of networks at one resolution and alpha, frozen; made by `load`, changed by `at`.
-
-    Images are (B, 3, R, R) in [-1, 1], about so where they are made; z, w, mu and logvar are
-    (B, latent), w also (B, layers, latent) with a row per style. What is given may be on any
-    device, and carry a gradient.
-
-    `noise` is "random" (fresh for each image, from torch's generator), "fixed" (one map for each
-    style, the same for all images, always) or "off" (the published deterministic term, spec A.8).
-    `psi` below 1 draws w towards its mean over the prior, all rows alike (spec A.9).
-    """
-
-    def __init__(
-        self, autoencoder: Autoencoder, mean_style: Tensor, about: dict[str, Any], precision: str
-    ):
-        self.autoencoder, self.mean_style, self.about = autoencoder, mean_style, about
-        self.precision, self.device = precision, autoencoder.device
-        self.resolution, self.alpha = about["resolution"], about["alpha"]
-
-    def at(self, resolution: int, alpha: float | None = None) -> "Model":
-        """The same networks at another resolution; `alpha` is as for `load`. ModelError.
-
-        Below the largest, the layers to and from RGB are as they were when the training left that
-        resolution, and the others have gone on since.
-        """
-        if resolution not in self.resolutions:
-            raise ModelError(
-                f"resolution {resolution} is not one of {', '.join(map(str, self.resolutions))}, "
-                f"which the model was trained at"
-            )
-        largest = resolution == self.about["resolution"]
-        other = Model(self.autoencoder, self.mean_style, self.about, self.precision)
-        other.resolution = resolution
-        other.alpha = (self.about["alpha"] if largest else 1.0) if alpha is None else alpha
-        if not 0 <= other.alpha <= 1:
-            raise ModelError(f"alpha {alpha} is not between 0 and 1")
-        return other
-
-    @property
-    def resolutions(self) -> list[int]:
-        """Those that the training has reached, ascending."""
-        return [r for r in self.autoencoder.shape.resolutions if r <= self.about["resolution"]]
-
-    @property
-    def latent(self) -> int:
-        """Length of z and of w."""
-        return self.autoencoder.shape.latent
-
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """mu and logvar of q(z|x)."""
-        if self.is_alae:
-            raise ModelError("ALAE's encoder gives w and no posterior of z: use invert(x)")
-        with self._autocast():
-            return self.autoencoder.encoder(self._images(x), self.alpha)
-
-    def invert(self, x: Tensor) -> Tensor:
-        """The w of images: that of mu, or ALAE's, whose encoder gives w itself (spec A.11)."""
-        if self.is_alae:
-            with self._autocast():
-                return self.autoencoder.encoder.features(self._images(x), self.alpha)
-        return self.styles(self.encode(x)[0])
-
-    def styles(self, z: Tensor) -> Tensor:
-        """z to w."""
-        if z.dim() != 2 or z.shape[1] != self.latent:
-            raise ModelError(f"latents are of shape (N, {self.latent}), not {tuple(z.shape)}")
-        with self._autocast():
-            return self.autoencoder.decoder.styles(self._here(z))
-
-    def synthesize(self, w: Tensor, noise: str = "random", psi: float = 1.0) -> Tensor:
-        """Images of w."""
-        decoder, w = self.autoencoder.decoder, self._here(w)
-        if psi != 1:
-            w = self.mean_style + psi * (w - self.mean_style)
-        if noise not in NOISE:
-            raise ModelError(f"noise {noise!r} is not one of {', '.join(NOISE)}")
-        given = decoder.noise_maps(self.resolution) if noise == "fixed" else noise == "random"
-        with self._autocast():
-            return decoder.synthesize(w, self.resolution, self.alpha, given)
-
-    def decode(self, z: Tensor, noise: str = "random", psi: float = 1.0) -> Tensor:
-        """Images of z."""
-        return self.synthesize(self.styles(z), noise, psi)
-
-    def reconstruct(self, x: Tensor, noise: str = "random", psi: float = 1.0) -> Tensor:
-        """The images of x's mu."""
-        return self.synthesize(self.invert(x), noise, psi)
-
-    def prior(self, count: int, seed: int | None = None) -> Tensor:
-        """Draws of z; those of a seed are the same on every device, and for any count begin alike.
-
-        (One large draw of torch's does not begin as a smaller one does.)
-        """
-        generator = torch.default_generator
-        if seed is not None:
-            generator = torch.Generator().manual_seed(seed)
-        draws = [torch.randn(self.latent, generator=generator) for _ in range(count)]
-        return torch.stack(draws).to(self.mean_style)
-
-    def sample(
-        self, count: int, seed: int | None = None, noise: str = "random", psi: float = 1.0
-    ) -> Tensor:
-        """Images of draws of the prior; the seed is that of z alone."""
-        return self.decode(self.prior(count, seed), noise, psi)
-
-    @property
-    def is_alae(self) -> bool:
-        return self.about.get("converted", {}).get("kind") == "alae"
-
-    def _images(self, x: Tensor) -> Tensor:
-        if x.dim() != 4 or x.shape[1:] != (3, self.resolution, self.resolution):
-            side = self.resolution
-            raise ModelError(f"images are of shape (B, 3, {side}, {side}), not {tuple(x.shape)}")
-        return self._here(x)
-
-    def _here(self, x: Tensor) -> Tensor:
-        return x.to(self.device, self.mean_style.dtype)
-
-    def _autocast(self):
-        return autocast(self.device, "bf16" if self.precision == "bf16" else "fp32")
+    return built, derived

@@ -24,8 +24,9 @@ from torch import Tensor
 
 from pipeline import model as models
 from pipeline.data.loaders import to_uint8
-from pipeline.model import NOISE, PRECISIONS, Model, ModelError
+from pipeline.networks.family import PRECISIONS, ModelError
 from pipeline.networks.style.decoder import style_layers
+from pipeline.networks.style.trained import NOISE, Model
 from pipeline.pictures import outputs
 from pipeline.pictures.grids import bordered, reconstructions
 from pipeline.pictures.inputs import (

@@ -1,6 +1,5 @@
 """The configuration of a training: everything that decides what is computed, in one tree."""
 
-from itertools import pairwise
 from typing import Annotated
 
 from pydantic import ConfigDict, Field, model_validator
@@ -9,7 +8,7 @@ from pydantic.dataclasses import dataclass
 from pipeline.data.loaders import DataConfig
 from pipeline.engines import EngineConfig
 from pipeline.metrics.evaluation import EvaluationConfig
-from pipeline.networks.style.shape import Shape
+from pipeline.networks import Shape, StyleShape
 from pipeline.objective import Objective, SoftIntroVAE
 from pipeline.records.tracking import TrackingConfig
 
@@ -66,12 +65,10 @@ class Config:
     name: str
     data: DataConfig
     stages: Annotated[list[StageConfig], Field(min_length=1)]
-    shape: Shape = Field(default_factory=Shape)
+    shape: Shape = Field(default_factory=StyleShape)
     objective: Annotated[Objective, Field(discriminator="method")] = Field(
         default_factory=SoftIntroVAE
     )
-    style_mixing: Annotated[float, Field(ge=0, le=1)] = 0.9
-    """Probability that samples in training mix the styles of two draws (spec A.9)."""
     vae_images: Images = 0
     """Images at the start that train a VAE with the objective's betas and s."""
     engine: EngineConfig = Field(default_factory=EngineConfig)
@@ -84,15 +81,18 @@ class Config:
 
     @model_validator(mode="after")
     def _grows(self):
-        sides = [stage.resolution for stage in self.stages]
-        if any(b != 2 * a for a, b in pairwise(sides)):
-            raise ValueError(f"stages should double in resolution, not {sides}")
-        if sides[0] not in self.shape.resolutions or sides[-1] > self.shape.resolution:
+        sides, possible = [stage.resolution for stage in self.stages], self.shape.resolutions
+        if not set(sides) <= set(possible):
             raise ValueError(
                 f"stages of {sides} do not fit networks of shape.resolution {self.shape.resolution}"
             )
-        if sides[0] == 4 and self.stages[0].fade:
-            raise ValueError("the stage at 4x4 has nothing to fade in from: fade should be 0")
+        first = possible.index(sides[0])
+        if sides != possible[first : first + len(sides)]:
+            raise ValueError(f"stages should follow the resolutions {possible}, not {sides}")
+        if first == 0 and self.stages[0].fade:
+            raise ValueError(
+                f"the stage at {sides[0]}x{sides[0]} has nothing to fade in from: fade should be 0"
+            )
         if not isinstance(self.objective, SoftIntroVAE) and any(
             stage.beta_neg is not None for stage in self.stages
         ):

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from dataprep.manifest import Manifest
 from pipeline.config import flat, plain
 from pipeline.data.loaders import split_images, to_uint8
-from pipeline.networks.style.autoencoder import Grown
+from pipeline.networks.family import ResolutionModel
 from pipeline.pictures.grids import grid, reconstructions
 from pipeline.records import checkpoints
 from pipeline.records.checkpoints import Checkpoint
@@ -106,7 +106,7 @@ class Report:
         )
         self.start_clock(images)
 
-    def pictures(self, images: int, model: Grown) -> None:
+    def pictures(self, images: int, model: ResolutionModel) -> None:
         """Fixed test images over their reconstructions, and samples of fixed draws."""
         self.folder.check()
         started, side = time.monotonic(), model.resolution
@@ -119,7 +119,7 @@ class Report:
                 "test",
                 np.arange(count),
                 count,
-                model.autoencoder.device,
+                model.device,
             )
         )
         torch.manual_seed(self.config.seed)

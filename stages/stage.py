@@ -4,14 +4,13 @@ import hashlib
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from dataprep.manifest import Manifest
 from pipeline import processes
 from pipeline.data import order
-from pipeline.data.loaders import pool, training_images
+from pipeline.data.loaders import training_images
 from pipeline.engines import Engine
-from pipeline.networks.style.autoencoder import Autoencoder, Grown
+from pipeline.networks.family import Networks
 from pipeline.objective import Terms
 from stages.config import Config
 from stages.schedule import Moment
@@ -20,23 +19,23 @@ ENCODER, DECODER = 0, 1
 
 
 class Stage:
-    """Trains an autoencoder at `moment`'s resolution, from `images` images seen on."""
+    """Trains networks at `moment`'s resolution, from `images` images seen on."""
 
     def __init__(
         self,
         config: Config,
         moment: Moment,
         images: int,
-        autoencoder: Autoencoder,
+        networks: Networks,
         manifest: Manifest,
     ):
-        self.config, self.number, self.autoencoder = config, moment.number, autoencoder
+        self.config, self.number, self.networks = config, moment.number, networks
         settings, rank, world = moment.stage, processes.rank(), processes.world_size()
         self.micro_batches = settings.batch // settings.micro_batch // world
-        side, device = settings.resolution, autoencoder.device
+        side, device = settings.resolution, networks.device
         self.engines = [
-            Engine(network.active(side), config.engine, settings.micro_batch, self.micro_batches)
-            for network in (autoencoder.encoder, autoencoder.decoder)
+            Engine(parameters, config.engine, settings.micro_batch, self.micro_batches)
+            for parameters in networks.parameters_at(side)
         ]
         self.starts, ahead = (
             order.starts(images, moment.last, settings.batch, settings.micro_batch, rank, world)
@@ -49,18 +48,12 @@ class Stage:
     def step(self, moment: Moment) -> list[Terms]:
         """One update of each network (Algorithm 1); the terms of this process's micro-batches."""
         settings, objective, engine = moment.stage, moment.objective, self.config.engine
-        model = Grown(
-            self.autoencoder,
-            settings.resolution,
-            moment.alpha,
-            engine.precision,
-            mixing=self.config.style_mixing,
-        )
+        model = self.networks.training_at(settings.resolution, moment.alpha, engine.precision)
         for e in self.engines:
             e.optimizer.set_learning_rate(settings.lr)
         held, terms = [], []
         for _ in range(self.micro_batches):
-            start, x = next(self.starts), self.blend(next(self.images), moment.alpha)
+            start, x = next(self.starts), model.prepare(next(self.images))
             seed_draws(self.config.seed, start, ENCODER)
             scale = self.engines[ENCODER].loss_scale.value
             product, images, values = objective.encoder_step(model, x, scale)
@@ -75,11 +68,6 @@ class Stage:
             self.engines[DECODER].accumulate(product)
             values |= more
         return terms
-
-    @staticmethod
-    def blend(x: Tensor, alpha: float) -> Tensor:
-        """Real images fade in as the networks do (spec C.3)."""
-        return x if alpha == 1 else torch.lerp(pool(x), x, alpha)
 
     def close(self) -> None:
         self.images.close()

@@ -10,9 +10,9 @@ import torch.distributed as dist
 from timm.utils import ModelEmaV3
 
 from dataprep.manifest import Manifest
-from pipeline import processes
+from pipeline import networks, processes
 from pipeline.metrics.evaluation import Evaluation, metric_name
-from pipeline.networks.style.autoencoder import Autoencoder, Grown
+from pipeline.networks.family import ResolutionModel
 from pipeline.records import checkpoints
 from pipeline.records.checkpoints import Checkpoint, CheckpointError
 from stages import schedule
@@ -45,8 +45,8 @@ class Trainer:
     def __init__(self, config: Config, folder: Path, device: torch.device):
         self.config, self.device = config, device
         self.manifest = Manifest.load(config.data.path)
-        self.autoencoder = Autoencoder(config.shape).to(device)
-        self.ema = ModelEmaV3(self.autoencoder)
+        self.networks = networks.build(config.shape).to(device)
+        self.ema = ModelEmaV3(self.networks)
         self.folder, self.meter = RunFolder(folder), Meter()
         self.images, self.stage, self.resumed = 0, None, None
         self.signals = StopSignals(dist.new_group(backend="gloo"))
@@ -92,7 +92,7 @@ class Trainer:
             self.enter(moment)
         self.meter.add(self.stage.step(moment))
         self.ema.decay = 0.5 ** (moment.stage.batch / self.config.ema_half_life)
-        self.ema.update(self.autoencoder)
+        self.ema.update(self.networks)
         self.images += moment.stage.batch
 
     def enter(self, moment: schedule.Moment) -> None:
@@ -101,7 +101,7 @@ class Trainer:
             self.stage.close()
             self.stage = None
             gc.collect()  # its engines are in cycles, and hold memory that the next ones need
-        self.stage = Stage(self.config, moment, self.images, self.autoencoder, self.manifest)
+        self.stage = Stage(self.config, moment, self.images, self.networks, self.manifest)
         if self.resumed is not None and self.images > moment.first:
             self.load_engines(self.resumed)
         self.resumed = None
@@ -145,9 +145,9 @@ class Trainer:
         if self.report:
             self.report.pictures(self.images, self.averaged(moment))
 
-    def averaged(self, moment: schedule.Moment) -> Grown:
+    def averaged(self, moment: schedule.Moment) -> ResolutionModel:
         """The moving averages at the resolution of `moment`."""
-        return Grown(self.ema.module, moment.stage.resolution, moment.alpha)
+        return self.ema.module.at(moment.stage.resolution, moment.alpha)
 
     def evaluate(self, moment: schedule.Moment) -> None:
         """Measures the averaged networks, unless the journal holds it from before a kill."""
@@ -163,7 +163,7 @@ class Trainer:
 
     def checkpoint(self) -> None:
         """Writes a checkpoint; all processes gather its parts, rank 0 writes."""
-        names = {id(p): name for name, p in self.autoencoder.named_parameters()}
+        names = {id(p): name for name, p in self.networks.named_parameters()}
         optimizer, engines = {}, {}
         if self.stage is not None:
             for which, engine in zip(("encoder", "decoder"), self.stage.engines, strict=True):
@@ -173,8 +173,8 @@ class Trainer:
         if not self.report:
             return
         moment = schedule.at(self.config, max(0, self.images - 1))
-        weights = self.autoencoder.state_dict()
-        ema = {**self.ema.module.state_dict(), "mean_style": self.ema.module.mean_style()}
+        weights = self.networks.state_dict()
+        ema = self.ema.module.state_dict() | self.ema.module.derived()
         about = {"resolution": moment.stage.resolution, "alpha": moment.alpha, "engines": engines}
         self.report.checkpoint(self.images, Checkpoint(weights, ema, optimizer, about))
 
@@ -187,9 +187,9 @@ class Trainer:
         if path is None:
             return
         found = found or checkpoints.load(path)
-        self.autoencoder.load_state_dict(found.weights)
-        found.ema.pop("mean_style")
-        self.ema.module.load_state_dict(found.ema)
+        self.networks.load_state_dict(found.weights)
+        average = self.ema.module
+        average.load_state_dict({name: found.ema[name] for name in average.state_dict()})
         self.images, self.resumed = found.about["images"], found
         self.say(f"continuing at {self.images:,} images from {path}")
 
@@ -222,7 +222,7 @@ class Trainer:
 
     def load_engines(self, found: Checkpoint) -> None:
         """Optimiser state, where the checkpoint lies within the stage."""
-        names = {id(p): name for name, p in self.autoencoder.named_parameters()}
+        names = {id(p): name for name, p in self.networks.named_parameters()}
         for which, engine in zip(("encoder", "decoder"), self.stage.engines, strict=True):
             v = [found.optimizer[names[id(p)]] for p in engine.parameters]
             engine.load_state(v, found.about["engines"][which])

@@ -193,9 +193,3 @@ def split_images(
     """The images of a split at `indices`, float (size or fewer, 3, R, R), not mirrored."""
     for images in reader(config, manifest, resolution, split, size).batches(indices):
         yield to_float(images, device)
-
-
-def pool(x: Tensor) -> Tensor:
-    """The mean of each 2x2 pixels, spread over them again: what the resolution below can show."""
-    halved = torch.nn.functional.avg_pool2d(x, 2)
-    return torch.nn.functional.interpolate(halved, scale_factor=2.0, mode="nearest")

@@ -16,7 +16,7 @@ from pipeline import processes
 from pipeline.data.loaders import DataConfig, split_images, to_uint8
 from pipeline.metrics import features, frechet
 from pipeline.metrics.features import Extractor, FeaturesError
-from pipeline.networks.style.autoencoder import Grown
+from pipeline.networks.family import ResolutionModel
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -85,7 +85,7 @@ class Evaluation:
         self.group = dist.new_group(backend="gloo")
 
     @torch.no_grad()
-    def measure(self, model: Grown, seed: int) -> dict[str, float]:
+    def measure(self, model: ResolutionModel, seed: int) -> dict[str, float]:
         """The distance of `samples` samples under its name (rank 0), and `reconstruction_mse`."""
         network = self.extractor.load(self.device)
         width = network(torch.zeros(2, 3, 8, 8, dtype=torch.uint8, device=self.device)).shape[1]
@@ -106,7 +106,7 @@ class Evaluation:
                 return
             yield range(first, min(first + batch, count)) or None
 
-    def samples(self, model: Grown, seed: int) -> Iterator[Tensor | None]:
+    def samples(self, model: ResolutionModel, seed: int) -> Iterator[Tensor | None]:
         """The same samples for any number of processes: each batch has draws of its own."""
         for batch in self._rounds(self.config.samples):
             if batch is None:
@@ -141,7 +141,7 @@ class Evaluation:
             _keep(path, found)
         return found
 
-    def _reconstruction_error(self, model: Grown, seed: int) -> float:
+    def _reconstruction_error(self, model: ResolutionModel, seed: int) -> float:
         """Mean squared error per value, in [-1, 1] units, of D(mu(x)) over the test split."""
         total = torch.zeros(2, dtype=torch.float64)
         for number, x in enumerate(self.images(model.resolution, "test")):

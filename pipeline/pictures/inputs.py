@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from pipeline.data.loaders import to_float
-from pipeline.model import Model
+from pipeline.networks.style.trained import Model
 
 BATCH = 16  # images in the networks at once
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")

@@ -44,7 +44,7 @@ def test_plain_and_back():
         ("stages.2.batch=17", "stages.2: micro_batch 8 does not divide batch 17"),
         ("stages.2.images=33", "stages.2: batch 16 does not divide images 33"),
         ("stages.0.fade=32", "nothing to fade in from"),
-        ("stages.2.resolution=64", "double in resolution"),
+        ("stages.2.resolution=64", "stages of [4, 8, 64, 32] do not fit networks"),
         ("shape.resolution=16", "do not fit networks of shape.resolution 16"),
         ("objective.method=vae", "unknown key 'objective.beta_neg'"),
         ("stages.9.batch=1", "there is no 'stages.9.batch'"),

@@ -62,7 +62,7 @@ def test_the_averages_are_kept_apart_and_used(tmp_path):
     for averaged, ending in ((True, "_s"), (False, "")):
         model = pipeline.load(tmp_path / "ours", averaged=averaged)
         const = content["models"][f"generator{ending}"]["const"]
-        assert torch.equal(model.autoencoder.decoder.const, const)
+        assert torch.equal(model.networks.decoder.const, const)
     del content["models"]["generator"]
     path = published_files.write(tmp_path / "half.pth", content)
     said = refusal(path, tmp_path / "none")

@@ -30,13 +30,12 @@ def run(dataset: str, checkpoint: str, out: str, *more: str) -> dict:
 
 def trainings(dataset: str, checkpoint: str) -> dict:
     from pipeline import load
-    from pipeline.networks.style.autoencoder import Grown
 
     config = EvaluationConfig(extractor="random", samples=70, batch=16)
     data = DataConfig(path=dataset, loader="webdataset")
     tool = Evaluation(config, data, Manifest.load(dataset), torch.device("cpu"), lambda: None)
     model = load(checkpoint)
-    return tool.measure(Grown(model.autoencoder, 16), seed=3)
+    return tool.measure(model.networks.at(16), seed=3)
 
 
 def test_the_numbers(dataset, tmp_path):

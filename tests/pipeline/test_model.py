@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import pipeline
-from pipeline.model import ModelError
+from pipeline.networks.family import ModelError
 from pipeline.records.checkpoints import CheckpointError
 from tests.pipeline import trained
 
@@ -51,7 +51,7 @@ def test_the_averaged_weights_are_used_unless_the_others_are_asked_for(run_folde
     raw = pipeline.load(run_folder, averaged=False)
     z = model.prior(2, seed=0)
     assert not torch.allclose(raw.decode(z, "off"), model.decode(z, "off"))
-    torch.testing.assert_close(raw.mean_style, raw.autoencoder.mean_style())
+    torch.testing.assert_close(raw.mean_style, raw.networks.mean_style())
 
 
 def test_noise(model):
@@ -68,9 +68,9 @@ def test_noise(model):
         torch.testing.assert_close(fresh[0], fresh[1])
         assert torch.equal(fresh, again)
     assert not torch.allclose(model.decode(z, "fixed"), model.decode(z, "off"))
-    maps = model.autoencoder.decoder.noise_maps(16)
+    maps = model.networks.decoder.noise_maps(16)
     assert [m.shape[-1] for m in maps] == [4, 4, 8, 8, 16, 16]
-    assert all(torch.equal(*pair) for pair in zip(maps, model.autoencoder.decoder.noise_maps(8)))
+    assert all(torch.equal(*pair) for pair in zip(maps, model.networks.decoder.noise_maps(8)))
 
 
 def test_psi_draws_all_images_to_the_mean_face(model):
@@ -95,7 +95,7 @@ def test_a_gradient_reaches_what_is_given(model):
     z = model.prior(2, seed=0).requires_grad_()
     model.reconstruct(model.decode(z)).sum().backward()
     assert z.grad.abs().sum() > 0
-    assert all(p.grad is None for p in model.autoencoder.parameters())
+    assert all(p.grad is None for p in model.networks.parameters())
 
 
 def test_what_it_cannot_do_is_said(run_folder, model, tmp_path):

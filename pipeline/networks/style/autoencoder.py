@@ -1,16 +1,21 @@
 """Encoder and decoder together: what is trained, averaged, saved and sampled."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from pipeline.networks.style.decoder import Decoder, style_layers
+from pipeline.networks.style.decoder import Decoder
 from pipeline.networks.style.encoder import Encoder
-from pipeline.networks.style.layers import autocast
+from pipeline.networks.style.grown import Grown
 from pipeline.networks.style.shape import Shape
+from pipeline.networks.style.trained import Model
 
 
 class Autoencoder(nn.Module):
     """The pair of networks; images (B, 3, R, R) in [-1, 1], latents (B, latent)."""
+
+    DERIVED = ("mean_style",)
 
     def __init__(self, shape: Shape):
         super().__init__()
@@ -21,6 +26,28 @@ class Autoencoder(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.decoder.const.device
+
+    def parameters_at(self, resolution: int) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """Those in use while training at `resolution`, fade-in included."""
+        return self.encoder.active(resolution), self.decoder.active(resolution)
+
+    def training_at(self, resolution: int, alpha: float, precision: str) -> Grown:
+        """As they are trained: samples mix styles."""
+        return Grown(self, resolution, alpha, precision, mixing=self.shape.style_mixing)
+
+    def at(self, resolution: int, alpha: float = 1.0, precision: str = "fp32") -> Grown:
+        """As they are measured and shown."""
+        return Grown(self, resolution, alpha, precision)
+
+    def derived(self) -> dict[str, Tensor]:
+        """The mean of w, towards which samples may be truncated."""
+        return {"mean_style": self.mean_style()}
+
+    def trained(self, derived: dict[str, Tensor], about: dict[str, Any], precision: str) -> Model:
+        mean_style = derived.get("mean_style")
+        if mean_style is None:
+            mean_style = self.mean_style()
+        return Model(self, mean_style.to(self.decoder.const), about, precision)
 
     def prior(self, count: int) -> Tensor:
         """Draws of z, (count, latent)."""
@@ -40,45 +67,3 @@ class Autoencoder(nn.Module):
 
     def _cuda(self) -> list[torch.device]:
         return [self.device] if self.device.type == "cuda" else []
-
-
-class Grown:
-    """An autoencoder grown to a resolution and alpha, as a `pipeline.objective.Model`."""
-
-    def __init__(
-        self,
-        autoencoder: Autoencoder,
-        resolution: int,
-        alpha: float = 1.0,
-        precision: str = "fp32",
-        mixing: float = 0.0,
-    ):
-        self.autoencoder, self.resolution, self.alpha = autoencoder, resolution, alpha
-        self.precision, self.mixing = precision, mixing
-
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """mu and logvar of q(z|x), each (B, latent)."""
-        with self._autocast():
-            return self.autoencoder.encoder(x, self.alpha)
-
-    def decode(self, z: Tensor) -> Tensor:
-        """The image of z, with fresh noise."""
-        with self._autocast():
-            return self.autoencoder.decoder(z, self.resolution, self.alpha)
-
-    def generate(self, count: int) -> Tensor:
-        """Images of fresh draws of the prior; styles are mixed with probability `mixing`."""
-        decoder = self.autoencoder.decoder
-        with self._autocast():
-            z = self.autoencoder.prior(count)
-            if torch.rand(()) >= self.mixing:
-                return decoder(z, self.resolution, self.alpha)
-            w = torch.stack([decoder.styles(z), decoder.styles(self.autoencoder.prior(count))])
-            layers = style_layers(self.resolution)
-            cut = torch.randint(1, layers + 1, ())  # equal to `layers`, nothing is mixed
-            fine = (torch.arange(layers) >= cut).to(w.device)
-            w = torch.where(fine[:, None], w[1, :, None], w[0, :, None])
-            return decoder.synthesize(w, self.resolution, self.alpha)
-
-    def _autocast(self):
-        return autocast(self.autoencoder.device, self.precision)

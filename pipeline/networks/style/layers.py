@@ -15,14 +15,6 @@ from torch import Tensor, nn
 # (benchmarks/layers.py).
 FUSED_FROM = 128
 
-# What convolutions and linear maps compute in; parameters stay float32.
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-
-
-def autocast(device: torch.device, precision: str):
-    """The context in which networks compute in `precision`, a key of DTYPES."""
-    return torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32")
-
 
 def parameter(value: Tensor, lr_coefficient: float = 1.0) -> nn.Parameter:
     """A parameter whose learning rate the optimiser multiplies by `lr_coefficient`."""

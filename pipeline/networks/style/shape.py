@@ -1,6 +1,6 @@
-"""The size of the networks."""
+"""The size of the style networks, and how they are trained."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
@@ -10,6 +10,7 @@ from pydantic.dataclasses import dataclass
 class Shape:
     """Widths and depths of encoder and decoder; the defaults are the published ones (spec A.1)."""
 
+    kind: Literal["style"] = "style"
     resolution: Annotated[int, Field(ge=4)] = 256
     """Side of the largest image, a power of two."""
     latent: Annotated[int, Field(ge=1)] = 512
@@ -25,6 +26,9 @@ class Shape:
     max_logvar: float | None = None
     """Where not null, logvar above it is taken as this: a guard against overflow of e^logvar, which
     the published networks lack (spec J.8). The gradient is passed on, so that the KL pulls back."""
+
+    style_mixing: Annotated[float, Field(ge=0, le=1)] = 0.9
+    """Probability that samples in training mix the styles of two draws (spec A.9)."""
 
     @model_validator(mode="after")
     def _power_of_two(self):

@@ -10,7 +10,7 @@ from pipeline.data.loaders import DataConfig
 from pipeline.metrics import evaluation, features, frechet
 from pipeline.metrics.evaluation import Evaluation, EvaluationConfig, find_extractor, metric_name
 from pipeline.metrics.features import Extractor, FeaturesError
-from pipeline.networks.style.autoencoder import Autoencoder, Grown
+from pipeline.networks.style.autoencoder import Autoencoder
 from pipeline.networks.style.shape import Shape
 from tests.processes import run_together
 
@@ -116,7 +116,7 @@ def measured(dataset: str, cache: str) -> dict:
     """An untrained pair's values, as every process of a training gets them."""
     torch.manual_seed(0)
     shape = Shape(resolution=16, latent=8, base_channels=4, max_channels=8, mapping_layers=2)
-    model = Grown(Autoencoder(shape), 16)
+    model = Autoencoder(shape).at(16)
     config = EvaluationConfig(extractor="random", samples=70, batch=16, cache=cache)
     data, device = DataConfig(path=dataset, loader="webdataset"), torch.device("cpu")
     pulses = []

@@ -1,0 +1,62 @@
+"""What a family of networks offers: to a training (`Networks`), and to users (`pipeline.load`).
+
+A family is a module or package beside this one: a shape, which `pipeline.networks.Shape` lists, and
+an `nn.Module` that the shape builds. Whatever is peculiar to a family (styles, noise, fade-in,
+labels, the partition of batches, ranges of images) stays in it: trainer, schedule, checkpoints and
+metrics use these methods alone.
+"""
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.objective import Model
+
+# What convolutions and linear maps compute in; parameters stay float32.
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+PRECISIONS = ("fp32", "bf16", "fp64")
+"""What a trained model computes in."""
+
+
+class ModelError(Exception):
+    """Something a model cannot do; the message says what it can."""
+
+
+class ResolutionModel(Model, Protocol):
+    """Networks at a resolution and at one alpha of its fade-in, as an objective's `Model`."""
+
+    resolution: int
+    device: torch.device
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """Training images (B, 3, R, R) as the networks are to see them at this moment."""
+
+
+class Networks(Protocol):
+    """The networks of a family: an `nn.Module` whose state is what a checkpoint holds."""
+
+    DERIVED: tuple[str, ...]
+    """Names of the tensors that `derived` gives."""
+    device: torch.device
+
+    def parameters_at(self, resolution: int) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """Parameters that train at `resolution`: the encoder's, and the decoder's."""
+
+    def training_at(self, resolution: int, alpha: float, precision: str) -> ResolutionModel:
+        """The networks as they are trained, computing in `precision`, a key of DTYPES."""
+
+    def at(self, resolution: int, alpha: float, precision: str = "fp32") -> ResolutionModel:
+        """The networks as they are measured and shown."""
+
+    def derived(self) -> dict[str, Tensor]:
+        """Tensors that follow from the weights; saved with the averaged ones."""
+
+    def trained(self, derived: dict[str, Tensor], about: dict[str, Any], precision: str) -> Any:
+        """The model that `pipeline.load` gives: of a checkpoint's `derived` tensors (empty where it
+        has none) and `checkpoint.json`, in one of PRECISIONS."""
+
+
+def autocast(device: torch.device, precision: str):
+    """The context in which networks compute in `precision`, a key of DTYPES."""
+    return torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32")

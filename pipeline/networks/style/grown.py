@@ -1,0 +1,66 @@
+"""Style networks at a resolution and alpha, as an objective and an evaluation use them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.networks.family import autocast
+from pipeline.networks.style.decoder import style_layers
+
+if TYPE_CHECKING:
+    from pipeline.networks.style.autoencoder import Autoencoder
+
+
+class Grown:
+    """An autoencoder grown to a resolution and alpha, as a `pipeline.objective.Model`."""
+
+    def __init__(
+        self,
+        autoencoder: Autoencoder,
+        resolution: int,
+        alpha: float = 1.0,
+        precision: str = "fp32",
+        mixing: float = 0.0,
+    ):
+        self.autoencoder, self.resolution, self.alpha = autoencoder, resolution, alpha
+        self.precision, self.mixing, self.device = precision, mixing, autoencoder.device
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """Real images fade in as the networks do (spec C.3)."""
+        return x if self.alpha == 1 else torch.lerp(_halved(x), x, self.alpha)
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """mu and logvar of q(z|x), each (B, latent)."""
+        with self._autocast():
+            return self.autoencoder.encoder(x, self.alpha)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """The image of z, with fresh noise."""
+        with self._autocast():
+            return self.autoencoder.decoder(z, self.resolution, self.alpha)
+
+    def generate(self, count: int) -> Tensor:
+        """Images of fresh draws of the prior; styles are mixed with probability `mixing`."""
+        decoder = self.autoencoder.decoder
+        with self._autocast():
+            z = self.autoencoder.prior(count)
+            if torch.rand(()) >= self.mixing:
+                return decoder(z, self.resolution, self.alpha)
+            w = torch.stack([decoder.styles(z), decoder.styles(self.autoencoder.prior(count))])
+            layers = style_layers(self.resolution)
+            cut = torch.randint(1, layers + 1, ())  # equal to `layers`, nothing is mixed
+            fine = (torch.arange(layers) >= cut).to(w.device)
+            w = torch.where(fine[:, None], w[1, :, None], w[0, :, None])
+            return decoder.synthesize(w, self.resolution, self.alpha)
+
+    def _autocast(self):
+        return autocast(self.device, self.precision)
+
+
+def _halved(x: Tensor) -> Tensor:
+    """The mean of each 2x2 pixels, spread over them again: what the resolution below can show."""
+    return F.interpolate(F.avg_pool2d(x, 2), scale_factor=2.0, mode="nearest")

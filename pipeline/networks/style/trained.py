@@ -1,0 +1,137 @@
+"""A trained style model to use: images to latents and back, samples, styles."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pipeline.networks.family import ModelError, autocast
+
+if TYPE_CHECKING:
+    from pipeline.networks.style.autoencoder import Autoencoder
+
+NOISE = ("random", "fixed", "off")
+
+
+class Model:
+    """A pair of networks at one resolution and alpha, frozen; made by `load`, changed by `at`.
+
+    Images are (B, 3, R, R) in [-1, 1], about so where they are made; z, w, mu and logvar are
+    (B, latent), w also (B, layers, latent) with a row per style. What is given may be on any
+    device, and carry a gradient.
+
+    `noise` is "random" (fresh for each image, from torch's generator), "fixed" (one map for each
+    style, the same for all images, always) or "off" (the published deterministic term, spec A.8).
+    `psi` below 1 draws w towards its mean over the prior, all rows alike (spec A.9).
+    """
+
+    def __init__(
+        self, networks: Autoencoder, mean_style: Tensor, about: dict[str, Any], precision: str
+    ):
+        self.networks, self.mean_style, self.about = networks, mean_style, about
+        self.precision, self.device = precision, networks.device
+        self.resolution, self.alpha = about["resolution"], about["alpha"]
+
+    def at(self, resolution: int, alpha: float | None = None) -> Model:
+        """The same networks at another resolution; `alpha` is as for `load`. ModelError.
+
+        Below the largest, the layers to and from RGB are as they were when the training left that
+        resolution, and the others have gone on since.
+        """
+        if resolution not in self.resolutions:
+            raise ModelError(
+                f"resolution {resolution} is not one of {', '.join(map(str, self.resolutions))}, "
+                f"which the model was trained at"
+            )
+        largest = resolution == self.about["resolution"]
+        other = Model(self.networks, self.mean_style, self.about, self.precision)
+        other.resolution = resolution
+        other.alpha = (self.about["alpha"] if largest else 1.0) if alpha is None else alpha
+        if not 0 <= other.alpha <= 1:
+            raise ModelError(f"alpha {alpha} is not between 0 and 1")
+        return other
+
+    @property
+    def resolutions(self) -> list[int]:
+        """Those that the training has reached, ascending."""
+        return [r for r in self.networks.shape.resolutions if r <= self.about["resolution"]]
+
+    @property
+    def latent(self) -> int:
+        """Length of z and of w."""
+        return self.networks.shape.latent
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """mu and logvar of q(z|x)."""
+        if self.is_alae:
+            raise ModelError("ALAE's encoder gives w and no posterior of z: use invert(x)")
+        with self._autocast():
+            return self.networks.encoder(self._images(x), self.alpha)
+
+    def invert(self, x: Tensor) -> Tensor:
+        """The w of images: that of mu, or ALAE's, whose encoder gives w itself (spec A.11)."""
+        if self.is_alae:
+            with self._autocast():
+                return self.networks.encoder.features(self._images(x), self.alpha)
+        return self.styles(self.encode(x)[0])
+
+    def styles(self, z: Tensor) -> Tensor:
+        """z to w."""
+        if z.dim() != 2 or z.shape[1] != self.latent:
+            raise ModelError(f"latents are of shape (N, {self.latent}), not {tuple(z.shape)}")
+        with self._autocast():
+            return self.networks.decoder.styles(self._here(z))
+
+    def synthesize(self, w: Tensor, noise: str = "random", psi: float = 1.0) -> Tensor:
+        """Images of w."""
+        decoder, w = self.networks.decoder, self._here(w)
+        if psi != 1:
+            w = self.mean_style + psi * (w - self.mean_style)
+        if noise not in NOISE:
+            raise ModelError(f"noise {noise!r} is not one of {', '.join(NOISE)}")
+        given = decoder.noise_maps(self.resolution) if noise == "fixed" else noise == "random"
+        with self._autocast():
+            return decoder.synthesize(w, self.resolution, self.alpha, given)
+
+    def decode(self, z: Tensor, noise: str = "random", psi: float = 1.0) -> Tensor:
+        """Images of z."""
+        return self.synthesize(self.styles(z), noise, psi)
+
+    def reconstruct(self, x: Tensor, noise: str = "random", psi: float = 1.0) -> Tensor:
+        """The images of x's mu."""
+        return self.synthesize(self.invert(x), noise, psi)
+
+    def prior(self, count: int, seed: int | None = None) -> Tensor:
+        """Draws of z; those of a seed are the same on every device, and for any count begin alike.
+
+        (One large draw of torch's does not begin as a smaller one does.)
+        """
+        generator = torch.default_generator
+        if seed is not None:
+            generator = torch.Generator().manual_seed(seed)
+        draws = [torch.randn(self.latent, generator=generator) for _ in range(count)]
+        return torch.stack(draws).to(self.mean_style)
+
+    def sample(
+        self, count: int, seed: int | None = None, noise: str = "random", psi: float = 1.0
+    ) -> Tensor:
+        """Images of draws of the prior; the seed is that of z alone."""
+        return self.decode(self.prior(count, seed), noise, psi)
+
+    @property
+    def is_alae(self) -> bool:
+        return self.about.get("converted", {}).get("kind") == "alae"
+
+    def _images(self, x: Tensor) -> Tensor:
+        if x.dim() != 4 or x.shape[1:] != (3, self.resolution, self.resolution):
+            side = self.resolution
+            raise ModelError(f"images are of shape (B, 3, {side}, {side}), not {tuple(x.shape)}")
+        return self._here(x)
+
+    def _here(self, x: Tensor) -> Tensor:
+        return x.to(self.device, self.mean_style.dtype)
+
+    def _autocast(self):
+        return autocast(self.device, "bf16" if self.precision == "bf16" else "fp32")
