@@ -10,6 +10,7 @@ from dataprep.manifest import DatasetError, Manifest
 from pipeline.config import ConfigError, load, plain
 from pipeline.metrics.evaluation import find_extractor
 from pipeline.metrics.features import FeaturesError
+from stages import schedule
 from stages.config import Config
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -76,8 +77,17 @@ def shareable(config: Config, nodes: int, gpus: int) -> int:
 
 
 def show(config: Config) -> str:
-    """The whole configuration as YAML."""
-    return yaml.safe_dump(plain(config), sort_keys=False)
+    """The whole configuration as YAML, headed by its stages as comments."""
+    lines = ["#   stage      images    steps  batch       lr  ceiling of KL (nats, per latent)"]
+    for stage in config.stages:
+        side, latent = stage.resolution, config.shape.latent
+        ceiling = schedule.ceiling(config, stage)
+        bound = "" if ceiling is None else f"{ceiling:9,.0f}  {ceiling / latent:.1f}"
+        lines.append(
+            f"# {f'{side}x{side}':>7} {stage.images:>11,} {stage.images // stage.batch:>8,} "
+            f"{stage.batch:>6} {stage.lr:>8g}  {bound}"
+        )
+    return "\n".join(lines) + "\n" + yaml.safe_dump(plain(config), sort_keys=False)
 
 
 def complain(error: Exception | str) -> None:

@@ -13,7 +13,7 @@ matplotlib.use("Agg")
 
 
 def schedule(config: Config, path: Path) -> None:
-    """Fade-in, batch, learning rate and beta_neg of a training."""
+    """Fade-in, batch, learning rate and beta_neg and the ceiling of KL of a training."""
     total = schedules.total(config)
     points = sorted({total * i // 2000 for i in range(2001)})
     moments = [schedules.at(config, images) for images in points]
@@ -22,8 +22,9 @@ def schedule(config: Config, path: Path) -> None:
         "batch": [m.stage.batch for m in moments],
         "learning rate": [m.stage.lr for m in moments],
         "beta_neg": [getattr(m.objective, "beta_neg", float("nan")) for m in moments],
+        "ceiling of KL\n(nats)": [_ceiling(config, m) for m in moments],
     }
-    figure = Figure(figsize=(9, 6), layout="constrained")
+    figure = Figure(figsize=(9, 7.5), layout="constrained")
     axes = figure.subplots(len(curves), 1, sharex=True)
     for axis, (name, values) in zip(axes, curves.items(), strict=True):
         axis.plot(points, values, color="tab:blue")
@@ -32,6 +33,11 @@ def schedule(config: Config, path: Path) -> None:
         _mark_stages(axis, config)
     axes[-1].set_xlabel("images seen")
     figure.savefig(path, dpi=100)
+
+
+def _ceiling(config: Config, moment: schedules.Moment) -> float:
+    found = schedules.ceiling(config, moment.stage)
+    return float("nan") if found is None else found
 
 
 def losses(journal: Journal, path: Path) -> None:

@@ -13,9 +13,11 @@ from PIL.Image import Image
 from tqdm import tqdm
 
 from dataprep.manifest import Manifest
+from pipeline import balance
 from pipeline.config import flat, plain
 from pipeline.data.loaders import split_images, to_uint8
 from pipeline.networks.family import ResolutionModel
+from pipeline.objective import SoftIntroVAE
 from pipeline.pictures.grids import grid, reconstructions
 from pipeline.records import checkpoints
 from pipeline.records.checkpoints import Checkpoint
@@ -27,6 +29,7 @@ from stages.config import Config
 from stages.run_folder import RunFolder
 
 COLUMNS, SHOWN = 8, 32
+PATIENCE = 5  # logs in a row at the ceiling of KL before the user is warned
 VERSION = "version.txt"  # beside a copy of the code
 TOOK = "evaluation_seconds"  # in the lines of the journal that are evaluations
 
@@ -49,6 +52,7 @@ class Report:
             disable=not sys.stderr.isatty(),
         )
         self.since, self.since_images = time.monotonic(), images
+        self.at_ceiling = 0
 
     def say(self, line: str | None) -> None:
         if line:
@@ -67,10 +71,13 @@ class Report:
         """A stage begins or is taken up again; MLflow is told of it what it may have missed."""
         side = moment.stage.resolution
         self.bar.set_description(f"{side}x{side}")
-        self.tracking.stage(side, self.config.name, flat(plain(moment.stage)))
+        parameters = flat(plain(moment.stage))
+        parameters["kl_ceiling"] = schedule.ceiling(self.config, moment.stage)
+        self.tracking.stage(side, self.config.name, parameters)
         for line in self.journal.lines:
             if line["resolution"] == side:
                 self.tell(line, moment)
+        self.at_ceiling = 0
         self.start_clock(moment.first)
 
     def write(self, images: int, moment: schedule.Moment, values: dict[str, float]) -> None:
@@ -93,7 +100,7 @@ class Report:
     def log(self, images: int, moment: schedule.Moment, values: dict[str, float]) -> None:
         now = time.monotonic()
         rate = (images - self.since_images) / (now - self.since)
-        values = values | {"images_per_second": rate}
+        values = values | {"images_per_second": rate} | self.balance(moment, values)
         if torch.cuda.is_available():
             values["peak_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
         self.write(images, moment, values)
@@ -105,6 +112,18 @@ class Report:
             f"{images:>11,}  {side}x{side}  alpha {moment.alpha:.2f}  {terms}  {rate:.0f} img/s"
         )
         self.start_clock(images)
+
+    def balance(self, moment: schedule.Moment, values: dict[str, float]) -> dict[str, float]:
+        """Measures of `pipeline.balance`; warns once after PATIENCE logs in a row at the ceiling."""
+        objective = moment.objective
+        if not isinstance(objective, SoftIntroVAE) or not values.keys() >= balance.TERMS:
+            return {}
+        measured = balance.measures(objective, 3 * moment.stage.resolution**2, values)
+        warning = balance.warning(objective, measured) if moment.alpha == 1 else None
+        self.at_ceiling = self.at_ceiling + 1 if warning else 0
+        if self.at_ceiling == PATIENCE:
+            self.say(f"warning: {warning}")
+        return measured
 
     def pictures(self, images: int, model: ResolutionModel) -> None:
         """Fixed test images over their reconstructions, and samples of fixed draws."""

@@ -5,6 +5,7 @@ from bisect import bisect_right
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
+from pipeline import balance
 from pipeline.objective import VAE, Objective, SoftIntroVAE
 from stages.config import Config, Every, StageConfig
 
@@ -71,6 +72,14 @@ def objective_at(config: Config, stage: StageConfig, images: int) -> Objective:
     if isinstance(o, SoftIntroVAE) and stage.beta_neg is not None:
         return replace(o, beta_neg=stage.beta_neg)
     return o
+
+
+def ceiling(config: Config, stage: StageConfig) -> float | None:
+    """Upper bound of K*, the ceiling of KL in nats (`pipeline.balance`); None without one."""
+    objective = objective_at(config, stage, config.vae_images)
+    if not isinstance(objective, SoftIntroVAE):
+        return None
+    return balance.kl_ceiling(objective, 3 * stage.resolution**2)
 
 
 def due(images: int, batch: int, every: int) -> bool:

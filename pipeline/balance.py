@@ -1,0 +1,74 @@
+"""Where the KL terms of a Soft-IntroVAE settle, and what its decoder is paid for.
+
+**The ceiling of KL.** The encoder lowers L_E of equation 4. Take an image that it cannot tell from
+a real one, with reconstruction error R and KL K (sums over values, nats). As a real image it costs
+s (beta_rec R + beta_kl K), as a fake 1/alpha exp(-alpha s (beta_rec R + beta_neg K)). The
+derivative of the sum with respect to K is
+
+    s beta_kl - s beta_neg exp(-alpha s (beta_rec R + beta_neg K)),
+
+which is zero at
+
+    K* = [ln(beta_neg / beta_kl) / (alpha s) - beta_rec R] / beta_neg.
+
+Beyond K* the exponential is so small that the encoder gains nothing by raising the KL of fakes. If
+real images need about K* nats themselves, no margin between fakes and reals is left, and samples
+keep artefacts that nothing punishes. A smaller beta_neg raises K*.
+
+**The ratio r** = gamma beta_kl (KL_fake - KL_real) / (beta_rec Rec): what the decoder gains when
+its samples pass for real, against what it gains by reconstructing.
+"""
+
+import math
+
+from pipeline.objective import SoftIntroVAE
+
+TERMS = {"rec", "kl_real", "kl_fake"}
+"""Logged terms that the measures are made of."""
+AT_CEILING = 0.75
+"""Fraction of K* from which fakes count as at the ceiling."""
+SMALL_RATIO = 0.1
+"""r below which the margin counts as small: .03 to .04 in runs with artefacts, .4 in good ones."""
+
+
+def kl_ceiling(objective: SoftIntroVAE, values: int, rec: float = 0.0) -> float:
+    """K* in nats for images of `values` numbers and reconstruction error `rec` (a sum).
+
+    With the default `rec` it is an upper bound. Infinite where beta_neg or beta_kl is 0, and never
+    below 0.
+    """
+    if objective.beta_neg == 0 or objective.beta_kl == 0:
+        return math.inf
+    s = objective.s if objective.s is not None else 1 / values
+    room = math.log(objective.beta_neg / objective.beta_kl) / (objective.alpha * s)
+    return max(0.0, (room - objective.beta_rec * rec) / objective.beta_neg)
+
+
+def decoder_ratio(objective: SoftIntroVAE, rec: float, kl_real: float, kl_fake: float) -> float:
+    """r, from batch means; infinite where beta_rec or `rec` is 0."""
+    paid = objective.beta_rec * rec
+    gained = objective.gamma * objective.beta_kl * (kl_fake - kl_real)
+    return gained / paid if paid else math.inf
+
+
+def measures(objective: SoftIntroVAE, values: int, terms: dict[str, float]) -> dict[str, float]:
+    """K*, kl_fake / K*, kl_real / K* and r of logged means; all four from `terms`' rec and KLs."""
+    rec, kl_real, kl_fake = (terms[name] for name in ("rec", "kl_real", "kl_fake"))
+    ceiling = kl_ceiling(objective, values, rec)
+    return {
+        "kl_ceiling": ceiling,
+        "kl_fake_of_ceiling": kl_fake / ceiling if ceiling else math.inf,
+        "kl_real_of_ceiling": kl_real / ceiling if ceiling else math.inf,
+        "decoder_ratio": decoder_ratio(objective, rec, kl_real, kl_fake),
+    }
+
+
+def warning(objective: SoftIntroVAE, measured: dict[str, float]) -> str | None:
+    """A sentence where fakes are at the ceiling and the margin is small, with what to change."""
+    if measured["kl_fake_of_ceiling"] < AT_CEILING or measured["decoder_ratio"] > SMALL_RATIO:
+        return None
+    return (
+        f"the KL of fakes is at its ceiling of {measured['kl_ceiling']:.0f} nats and hardly above "
+        f"that of real images (r = {measured['decoder_ratio']:.2f}): samples will keep artefacts. "
+        f"Lower beta_neg, which is {objective.beta_neg:g} here, to raise the ceiling"
+    )
