@@ -114,7 +114,7 @@ class Report:
         self.start_clock(images)
 
     def balance(self, moment: schedule.Moment, values: dict[str, float]) -> dict[str, float]:
-        """Measures of `pipeline.balance`; warns once after PATIENCE logs in a row at the ceiling."""
+        """Measures of `pipeline.balance`; warns after PATIENCE logs in a row at the ceiling."""
         objective = moment.objective
         if not isinstance(objective, SoftIntroVAE) or not values.keys() >= balance.TERMS:
             return {}
