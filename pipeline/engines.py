@@ -30,9 +30,12 @@ class EngineConfig:
     """What convolutions and linear maps compute in; weights, sums and norms are float32."""
     zero_stage: Literal[0, 1, 2] = 1
     """What is split over processes: nothing, optimiser state, gradients as well."""
+    beta_1: Annotated[float, Field(ge=0, lt=1)] = 0.0
     beta_2: Annotated[float, Field(gt=0, lt=1)] = 0.99
     eps: Annotated[float, Field(gt=0)] = 1e-8
-    """Compared with gradients that carry the objective's s: see spec C.1 before changing either."""
+    """Compared with gradients that carry the objective's s: see spec C.1 before changing it."""
+    eps_corrected: bool = False
+    """Adam's eps as in torch.optim.Adam; false is as the published style networks have it."""
 
 
 class LossScale:
@@ -68,7 +71,9 @@ class Engine:
         self.loss_scale = LossScale(config.precision)
         self.skipped = 0
         """Steps left out because a gradient was not finite."""
-        self.optimizer = EqualizedAdam(parameters, config.beta_2, config.eps)
+        self.optimizer = EqualizedAdam(
+            parameters, config.beta_2, config.eps, config.beta_1, config.eps_corrected
+        )
         self.deepspeed, *_ = deepspeed.initialize(
             model=nn.ParameterList(parameters),
             model_parameters=parameters,
@@ -115,18 +120,22 @@ class Engine:
         self.deepspeed.zero_grad()
         return False
 
-    def state(self) -> list[Tensor]:
-        """Adam's v of each parameter, whole, on every process (all must call).
+    def state(self) -> dict[str, list[Tensor]]:
+        """Adam's moments of each parameter, whole, on every process (all must call).
 
         CheckpointError where it could not be: DeepSpeed gives zeros for what it has lost track of.
         """
         if not self.sharded:
-            return [self.optimizer.state[p]["exp_avg_sq"] for p in self.parameters]
+            state = self.optimizer.state
+            return {m: [state[p][m] for p in self.parameters] for m in self.optimizer.moments}
         self._check_links()
-        return [safe_get_full_optimizer_state(p, "exp_avg_sq") for p in self.parameters]
+        return {
+            moment: [safe_get_full_optimizer_state(p, moment) for p in self.parameters]
+            for moment in self.optimizer.moments
+        }
 
     def _check_links(self) -> None:
-        """CheckpointError unless the processes together hold all of each parameter's v.
+        """CheckpointError unless the processes together hold all of each parameter's state.
 
         A process counts what DeepSpeed links a parameter to, and only where that is the memory
         that this engine's optimiser steps.
@@ -147,7 +156,7 @@ class Engine:
             )
 
     def counts(self) -> dict[str, float]:
-        """What `load_state` needs besides Adam's v."""
+        """What `load_state` needs besides Adam's moments."""
         scale = self.loss_scale
         return {
             "steps": self.optimizer.steps,
@@ -156,18 +165,19 @@ class Engine:
             "good_steps": scale.good_steps,
         }
 
-    def load_state(self, v: list[Tensor], counts: dict[str, float]) -> None:
+    def load_state(self, moments: dict[str, list[Tensor]], counts: dict[str, float]) -> None:
         """Continues from what `state` and `counts` gave, with any number of processes."""
         self.optimizer.steps, self.skipped = counts["steps"], counts["skipped"]
         self.loss_scale.value = counts["loss_scale"]
         self.loss_scale.good_steps = counts["good_steps"]
         if self.sharded:
             self._check_links()
-        for p, value in zip(self.parameters, v, strict=True):
-            if self.sharded:
-                safe_set_full_optimizer_state(p, value.to(p.device), "exp_avg_sq")
-            else:
-                self.optimizer.state[p]["exp_avg_sq"].copy_(value)
+        for moment in self.optimizer.moments:
+            for p, value in zip(self.parameters, moments[moment], strict=True):
+                if self.sharded:
+                    safe_set_full_optimizer_state(p, value.to(p.device), moment)
+                else:
+                    self.optimizer.state[p][moment].copy_(value)
 
     def close(self) -> None:
         """Gives the engine's memory and hooks back; the parameters stay.

@@ -1,4 +1,4 @@
-"""Adam as the style networks need it: beta_1 = 0, and a learning rate to each tensor."""
+"""Adam as the networks need it: a learning rate to each tensor, and the published forms of eps."""
 
 from collections import defaultdict
 
@@ -7,22 +7,39 @@ from torch import nn
 
 
 class EqualizedAdam(torch.optim.Optimizer):
-    """v <- beta_2 v + (1 - beta_2) g^2;  p <- p - lr c_p sqrt(1 - beta_2^t) g / (sqrt(v) + eps)
+    """m <- beta_1 m + (1 - beta_1) g;  v <- beta_2 v + (1 - beta_2) g^2
+    p <- p - lr c_p sqrt(1 - beta_2^t) / (1 - beta_1^t) m / (sqrt(v) + eps)
 
-    (spec C.1: the bias correction does not reach eps). c_p is the parameter's `lr_coefficient`;
-    parameters of the same coefficient make a group, so that engines may flatten a group into one
-    tensor. `loss_scale` is divided out of the gradients before they are used.
+    c_p is the parameter's `lr_coefficient`, 1 where it has none; parameters of the same coefficient
+    make a group, so that engines may flatten a group into one tensor. With beta_1 = 0, m is g and
+    no state. The bias correction does not reach eps (style networks, spec S-C.1); with
+    `eps_corrected` it does, as in torch.optim.Adam (residual networks, spec H.3): then eps stands
+    beside the root of v / (1 - beta_2^t). `loss_scale` is divided out of the gradients before they
+    are used.
     """
 
-    def __init__(self, parameters: list[nn.Parameter], beta_2: float, eps: float):
+    def __init__(
+        self,
+        parameters: list[nn.Parameter],
+        beta_2: float,
+        eps: float,
+        beta_1: float = 0.0,
+        eps_corrected: bool = False,
+    ):
         groups = defaultdict(list)
         for p in parameters:
-            groups[p.lr_coefficient].append(p)
+            groups[getattr(p, "lr_coefficient", 1.0)].append(p)
         super().__init__(
             [{"params": ps, "lr_coefficient": c, "step": 0} for c, ps in sorted(groups.items())],
             {"lr": 0.0, "beta_2": beta_2, "eps": eps},
         )
+        self.beta_1, self.eps_corrected = beta_1, eps_corrected
         self.loss_scale = 1.0
+
+    @property
+    def moments(self) -> list[str]:
+        """The names of what is kept for every parameter."""
+        return ["exp_avg_sq", "exp_avg"] if self.beta_1 else ["exp_avg_sq"]
 
     def set_learning_rate(self, lr: float) -> None:
         """`lr` before the coefficients."""
@@ -33,7 +50,8 @@ class EqualizedAdam(torch.optim.Optimizer):
         """Makes the state of every parameter, which is otherwise made at its first step."""
         for group in self.param_groups:
             for p in group["params"]:
-                self.state[p]["exp_avg_sq"] = torch.zeros_like(p)
+                for name in self.moments:
+                    self.state[p][name] = torch.zeros_like(p)
 
     @property
     def steps(self) -> int:
@@ -58,8 +76,14 @@ class EqualizedAdam(torch.optim.Optimizer):
             v = [self.state[p]["exp_avg_sq"] for p in params]
             torch._foreach_mul_(v, group["beta_2"])
             torch._foreach_addcmul_(v, grads, grads, value=1 - group["beta_2"])
-            denominators = torch._foreach_sqrt(v)
-            torch._foreach_add_(denominators, group["eps"])
-            lr = group["lr"] * group["lr_coefficient"]
             correction = (1 - group["beta_2"] ** group["step"]) ** 0.5
-            torch._foreach_addcdiv_(params, grads, denominators, value=-lr * correction)
+            denominators = torch._foreach_sqrt(v)
+            torch._foreach_add_(
+                denominators, group["eps"] * (correction if self.eps_corrected else 1)
+            )
+            rate = group["lr"] * group["lr_coefficient"] * correction
+            if self.beta_1:
+                m = [self.state[p]["exp_avg"] for p in params]
+                torch._foreach_lerp_(m, grads, 1 - self.beta_1)
+                grads, rate = m, rate / (1 - self.beta_1 ** group["step"])
+            torch._foreach_addcdiv_(params, grads, denominators, value=-rate)

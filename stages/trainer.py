@@ -167,8 +167,9 @@ class Trainer:
         optimizer, engines = {}, {}
         if self.stage is not None:
             for which, engine in zip(("encoder", "decoder"), self.stage.engines, strict=True):
-                state = zip(engine.parameters, engine.state(), strict=True)
-                optimizer |= {names[id(p)]: v for p, v in state}
+                for moment, values in engine.state().items():
+                    pairs = zip(engine.parameters, values, strict=True)
+                    optimizer |= {checkpoints.key(names[id(p)], moment): v for p, v in pairs}
                 engines[which] = engine.counts()
         if not self.report:
             return
@@ -224,8 +225,14 @@ class Trainer:
         """Optimiser state, where the checkpoint lies within the stage."""
         names = {id(p): name for name, p in self.networks.named_parameters()}
         for which, engine in zip(("encoder", "decoder"), self.stage.engines, strict=True):
-            v = [found.optimizer[names[id(p)]] for p in engine.parameters]
-            engine.load_state(v, found.about["engines"][which])
+            moments = {
+                moment: [
+                    found.optimizer[checkpoints.key(names[id(p)], moment)]
+                    for p in engine.parameters
+                ]
+                for moment in engine.optimizer.moments
+            }
+            engine.load_state(moments, found.about["engines"][which])
 
     def say(self, line: str) -> None:
         if processes.is_first():

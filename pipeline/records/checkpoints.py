@@ -4,7 +4,8 @@
       weights.safetensors     both networks, float32; those that pipeline/convert.py made may have
                               the published code's running mean of w beside them, `mean_style`
       ema.safetensors         their moving averages, and the mean of w as `mean_style`
-      optimizer.safetensors   Adam's v of the parameters that the stage trains, by their names
+      optimizer.safetensors   Adam's v of the parameters that the stage trains, by their names, and
+                              where beta_1 is not 0 its m, by NAME.exp_avg
       checkpoint.json         images seen, configuration, resolution, alpha, step counts, versions,
                               and the sha256 of the other files; `converted` where it was
 
@@ -99,6 +100,11 @@ def set_aside(path: Path) -> Path:
     aside = path.with_name(f"{path.name}.damaged")
     shutil.rmtree(aside, ignore_errors=True)
     return path.rename(aside)
+
+
+def key(parameter: str, moment: str) -> str:
+    """The name in optimizer.safetensors of one of Adam's moments of a parameter."""
+    return parameter if moment == "exp_avg_sq" else f"{parameter}.{moment}"
 
 
 def path_of(folder: Path, images: int) -> Path:

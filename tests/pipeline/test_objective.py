@@ -193,6 +193,56 @@ def test_a_second_decoder_makes_x_ff_and_passes_gradient_to_x_f():
         torch.testing.assert_close(a - b, c, rtol=1e-9, atol=1e-12)
 
 
+def test_the_decoder_may_have_draws_of_its_own():
+    """z of the updated encoder, and x_f, both drawn anew (spec S-B.3)."""
+    o = SoftIntroVAE(
+        beta_rec=0.7, beta_kl=0.3, reconstructions_as_fakes=True, decoder_draws="fresh"
+    )
+    toy, x = Toy(), torch.randn(5, 3, dtype=torch.float64)
+    product, images, _ = o.encoder_step(toy, x)
+    torch.autograd.grad(product, toy.e.parameters())
+    with torch.no_grad():
+        toy.e.weight += 0.1  # the encoder's update
+    torch.manual_seed(7)
+    ours = torch.autograd.grad(o.decoder_step(toy, x, images)[0], toy.d.parameters())
+    counted = dict(toy.calls)
+    assert counted == {"encode": 4, "decode": 3, "generate": 2}
+    torch.manual_seed(7)
+    x_r, x_f = toy.decode(draw(*toy.encode(x)).detach()), toy.generate(5)
+    kl = kl_divergence(*toy.encode(torch.cat([x_r, x_f]))).mean()
+    loss = S * (0.7 * squared_error(x, x_r).mean() + 0.3 * kl)
+    for a, b in zip(ours, torch.autograd.grad(loss, toy.d.parameters()), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+class Absolute(Toy):
+    """Measures reconstructions by the absolute error, and has a latent of two parts."""
+
+    def __init__(self):
+        super().__init__()
+        self.parts = {"a": slice(0, 1), "b": slice(1, 2)}
+
+    @staticmethod
+    def reconstruction_error(x, y):
+        return (x - y).abs().flatten(1).sum(1)
+
+
+@pytest.mark.parametrize("objective", [VAE(), IntroVAE(margin=0.1), SoftIntroVAE(gamma_r=0.5)])
+def test_a_model_may_have_an_error_of_its_own(monkeypatch, objective):
+    found = gradients(objective, kind=Absolute)
+    monkeypatch.setattr("pipeline.objective.squared_error", Absolute.reconstruction_error)
+    expected = gradients(objective)
+    for a, b in zip([*found[0], *found[1]], [*expected[0], *expected[1]], strict=True):
+        assert torch.equal(a, b)
+    assert found[2]["rec"] == expected[2]["rec"]
+
+
+def test_the_kl_of_parts_adds_up():
+    for objective in (VAE(), IntroVAE(margin=0.1), SoftIntroVAE()):
+        terms = gradients(objective, kind=Absolute)[2]
+        assert (terms["kl_a"] + terms["kl_b"]).item() == pytest.approx(terms["kl_real"].item())
+
+
 @pytest.mark.parametrize(
     "each",
     [
