@@ -30,7 +30,7 @@ class Tried:
     """What came of the images tried: bytes by (format, side), seconds, and how many were bad."""
 
     def __init__(self) -> None:
-        self.good = self.bad = 0
+        self.good = self.bad = self.not_square = 0
         self.seconds = 0.0
         self.source_bytes = 0
         self.bytes: dict[tuple[str, int], int] = {}
@@ -41,6 +41,9 @@ class Tried:
             return f"none of the {self.bad} images tried can be used"
         scale = images / (self.good + self.bad)
         lines = [f"from {self.good + self.bad} images tried, {self.bad} of them unusable:"]
+        if self.not_square:
+            crop = plan.settings.crop
+            lines.insert(0, f"{self.not_square} of them are not square (--crop {crop})")
         sides, formats = plan.settings.sides, plan.settings.formats
         lines.append("  side  " + "".join(f"{format:>12}" for format in formats))
         for side in sides:
@@ -71,11 +74,12 @@ def try_some(plan: Plan, folder: Path) -> Tried:
         try:
             data = images.read(sample)
             tried.source_bytes += len(data)
-            levels = images.levels(sample, data)
+            levels, square = images.levels(sample, data)
         except BadImageError:
             tried.bad += 1
             continue
         tried.good += 1
+        tried.not_square += not square
         for side, pixels in levels:
             writers.add(sample, side, pixels)
     files, parts = writers.close()

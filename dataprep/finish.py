@@ -123,9 +123,22 @@ def finish(folder: Path, out: Path, plan: Plan, workers: int) -> Counter:
         rejects.NAME, "rejects", None, None, samples=kinds.total(),
         **facts_of(folder / rejects.NAME)._asdict(),
     )  # fmt: skip
-    manifest.write(folder, content(plan, counts, kinds.total(), tars + betons + index + [listed]))
+    made = content(plan, counts, kinds.total(), tars + betons + index + [listed])
+    made["source"]["not_square"] = not_square(folder, plan)
+    manifest.write(folder, made)
     publish(folder, out)
     return kinds
+
+
+def not_square(folder: Path, plan: Plan) -> dict[str, Any] | None:
+    """How many images are in that were cropped or padded, and the first of them."""
+    images, first = 0, None
+    for unit, record in records(folder, plan.units):
+        found = record.get("not_square", ())
+        images += len(found)
+        if found and first is None:
+            first = next(s.entry.name for s in plan.samples(unit) if s.slot == found[0])
+    return {"images": images, "first": first} if images else None
 
 
 def write_index(folder: Path, plan: Plan) -> list[dict[str, Any]]:
@@ -155,7 +168,13 @@ def content(
     name = Path(plan.content["source"]).resolve().name
     return {
         "made_with": versions(),
-        "source": {"name": name, "images": plan.images, "rejects": left_out},
+        "source": {
+            "name": name,
+            "files": plan.images + sum(found["files"] for found in plan.passed_over.values()),
+            "images": plan.images,
+            "rejects": left_out,
+            "passed_over": plan.passed_over,
+        },
         "settings": settings.to_json(),
         "split": {**rule, "asked": settings.split, **fraction},
         "resolutions": settings.sides,

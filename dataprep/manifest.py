@@ -17,10 +17,15 @@ left out. `manifest.json` is an object of
     format        1
     digest        identity of the data: sha256 of `files` as canonical JSON
     made_with     versions of what decides the bytes: this package, deflate, numpy, Pillow
-    source        {"name", "images", "rejects"}: file or folder name, how many images were found in
-                  it, and how many of them were left out
+    source        {"name", "files", "images", "rejects", "passed_over", "not_square"}: file or
+                  folder name; how many files were found in it (of archives, those inside; rows and
+                  records count as files), how many of them are images, how many of these were left
+                  out; the other files, as {rule: {"files", "first"}}, where a rule `labels in ...`
+                  says what they were read for; of the images that are in, those that were cropped
+                  or padded to a square, as {"images", "first"}, or null
     settings      what was asked for: see dataprep/settings.py
-    split         {"rule": "ffhq" | "celebahq" | "fraction", "test_fraction"?, "asked", "why"}
+    split         {"rule": "ffhq" | "celebahq" | "folder" | "fraction",
+                  "test_fraction"?, "asked", "why"}
     resolutions   ascending powers of two
     samples       {"train": n, "test": n}
     classes       names of the labels 0, 1, ...; empty where there are no labels

@@ -2,7 +2,8 @@
 
 The plan lies on the disk, since a source may have more names than memory holds:
 
-    plan.json                   settings, versions, containers, split, classes, numbers
+    plan.json                   settings, versions, containers, split, classes, numbers; what was
+                                passed over, and what else there is to tell of the source
     {train,test}.jsonl          [name, container, place, label] of each sample, in order
     {train,test}.offsets        where each unit of work begins in that file, int64
     refused.jsonl               images that are out before they are read, with the reason
@@ -15,19 +16,23 @@ import json
 import os
 import shutil
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dataprep import split
+from dataprep.classes import labels
 from dataprep.manifest import SPLITS, DatasetError
 from dataprep.runtime.files import store
 from dataprep.runtime.sort import external_sort, read_rows, write_rows
 from dataprep.settings import Settings, versions
-from dataprep.sources import parquet
-from dataprep.sources.entry import Entry, Refused
+from dataprep.sources.entry import ENDINGS, Asked, Entry, Passed, Refused, Said
 from dataprep.sources.source import Container, listing
+
+RULES_SHOWN = 12
 
 
 class Sample(NamedTuple):
@@ -86,8 +91,8 @@ class Plan:
         shutil.rmtree(making, ignore_errors=True)
         making.mkdir(parents=True)
         try:
-            containers = write_sorted(source, settings, making, listed)
-            content = write_splits(source, settings, making, containers)
+            found = write_sorted(source, settings, making, listed)
+            content = write_splits(source, settings, making, found)
             (making / "plan.json").write_text(json.dumps(content, indent=1), "ascii")
             (making / "sorted.jsonl").unlink()
             for path in (*making.iterdir(), making):
@@ -107,6 +112,11 @@ class Plan:
     def images(self) -> int:
         """Images found in the source, whatever becomes of them."""
         return sum(self.counts.values()) + self.content["refused"]
+
+    @property
+    def passed_over(self) -> dict[str, dict[str, Any]]:
+        """{"files", "first"} of each rule by which files of the source were passed over."""
+        return self.content.get("passed_over", {})
 
     @property
     def units(self) -> list[Unit]:
@@ -135,22 +145,47 @@ class Plan:
         return (Refused(*row) for row in read_rows(self.folder / "refused.jsonl"))
 
 
+@dataclass
+class Found:
+    """What a listing tells besides the images."""
+
+    containers: dict[Container, int] = field(default_factory=dict)  # their numbers
+    passed_over: dict[str, dict[str, Any]] = field(default_factory=dict)
+    said: set[str] = field(default_factory=set)
+
+    def pass_over(self, name: str, rule: str) -> None:
+        known = self.passed_over.setdefault(rule, {"files": 0, "first": name})
+        known["files"] += 1
+        known["first"] = min(known["first"], name)
+
+
 def write_sorted(
     source: str, settings: Settings, folder: Path, listed: Callable[[int], None]
-) -> list[Container]:
-    """Write sorted.jsonl, a row for each image by name, and refused.jsonl; tells the containers."""
-    numbers: dict[Container, int] = {}
+) -> Found:
+    """Write sorted.jsonl, a row for each image by name, and refused.jsonl; tells the rest."""
+    found = Found()
+    asked = Asked(
+        settings.max_resolution,
+        settings.labels == "stored",
+        settings.image_column,
+        settings.label_column,
+    )
 
     def rows() -> Iterator[list[Any]]:
-        found = listing(source, settings.max_resolution, settings.labels == "stored")
-        for count, (container, entry) in enumerate(found, start=1):
-            number = numbers.setdefault(container, len(numbers))
-            if isinstance(entry, Refused):
-                yield [entry.name, number, [], {"kind": entry.kind, "reason": entry.reason}]
-            else:
-                yield [entry.name, number, list(entry.place), entry.label]
+        for count, (container, item) in enumerate(listing(source, asked), start=1):
             if count % 1000 == 0:
                 listed(count)
+            if isinstance(item, Said):
+                found.said.add(item.text)
+                continue
+            if isinstance(item, Passed):
+                found.pass_over(*item)
+                continue
+            number = found.containers.setdefault(container, len(found.containers))
+            if isinstance(item, Refused):
+                yield [item.name, number, [], {"kind": item.kind, "reason": item.reason}]
+            else:
+                yield [item.name, number, list(item.place), item.label]
 
     def kept(refused) -> Iterator[list[Any]]:
         before = None
@@ -166,31 +201,34 @@ def write_sorted(
 
     with (folder / "refused.jsonl").open("w", encoding="ascii") as refused:
         write_rows(folder / "sorted.jsonl", kept(refused))
-    return list(numbers)
+    return found
 
 
-def write_splits(
-    source: str, settings: Settings, folder: Path, containers: list[Container]
-) -> dict[str, Any]:
+def write_splits(source: str, settings: Settings, folder: Path, found: Found) -> dict[str, Any]:
     """Write the samples of both splits from sorted.jsonl; returns what plan.json is to hold."""
     sorted_rows = folder / "sorted.jsonl"
     with (folder / "refused.jsonl").open("rb") as file:
         refused = sum(1 for _ in file)
-    if refused == 0 and sorted_rows.stat().st_size == 0:
-        raise DatasetError(f"{source} holds no images (files ending in .jpg, .png, .webp ...)")
+    if sorted_rows.stat().st_size == 0:
+        raise no_image(source, refused, folder, found)
     names = (row[0] for row in read_rows(sorted_rows))
     rule = split.choose(names, settings.split, settings.test_fraction)
-    classes, label_of = labels(settings.labels, sorted_rows, containers)
+    classes, label_of = labels(settings, sorted_rows, list(found.containers))
 
+    endings: Counter[str] = Counter()
+    unlabelled = 0
     counts, offsets = dict.fromkeys(SPLITS, 0), {part: array("q") for part in SPLITS}
     files = {part: (folder / f"{part}.jsonl").open("w", encoding="ascii") for part in SPLITS}
     for name, container, place, label in read_rows(sorted_rows):
         part = "test" if rule.is_test(name) else "train"
         if counts[part] % settings.shard_samples == 0:
             offsets[part].append(files[part].tell())
-        row = [name, container, place, label_of(name, label)]
-        files[part].write(json.dumps(row) + "\n")
+        number = label_of(name, label)
+        files[part].write(json.dumps([name, container, place, number]) + "\n")
         counts[part] += 1
+        endings[os.path.splitext(name)[1].lower()] += 1
+        if number < 0 and settings.labels != "none":
+            unlabelled += 1
     for part in SPLITS:
         files[part].close()
         (folder / f"{part}.offsets").write_bytes(offsets[part].tobytes())
@@ -199,54 +237,49 @@ def write_splits(
     for part, count in counts.items():
         if count == 0:
             raise DatasetError(split.empty(part, rule.name, total, settings.test_fraction))
+    notes = sorted(found.said)
+    if rule.note:
+        notes.append(rule.note)
+    if unlabelled:
+        notes.append(f"{unlabelled:,} images have no label")
     return {
         "source": os.path.abspath(source),
         "settings": settings.to_json(),
         "versions": versions(),
-        "containers": containers,
+        "containers": list(found.containers),
         "split": {"rule": rule.name, "why": rule.why},
         "classes": classes,
         "samples": counts,
         "refused": refused,
+        "endings": dict(endings.most_common()),
+        "passed_over": dict(sorted(found.passed_over.items())),
+        "notes": notes,
     }
 
 
-def labels(
-    asked: str, sorted_rows: Path, containers: list[Container]
-) -> tuple[list[str], Callable[[str, Any], int]]:
-    """The names of the classes, and the label of an image by its name and what is stored with it.
-
-    Stored labels keep their numbers where Hugging Face's schema names them all; else the values
-    found, in order, are the classes.
-    """
-    if asked == "none":
-        return [], lambda name, stored: -1
-    if asked == "folder":
-        found = sorted({folder_of(row[0]) for row in read_rows(sorted_rows)})
-        if len(found) < 2:
-            raise DatasetError("--labels folder: all images lie in one folder; use --labels none")
-        number = {folder: i for i, folder in enumerate(found)}
-        return found, lambda name, stored: number[folder_of(name)]
-    values = {row[3] for row in read_rows(sorted_rows)} - {None}
-    if not values:
-        raise DatasetError(
-            "--labels stored: no labels are stored with these images (a .cls beside an image in a "
-            "tar, a column `label` in parquet, `label` in a TFRecord); use --labels none"
+def no_image(source: str, refused: int, folder: Path, found: Found) -> DatasetError:
+    """What to tell where no image is left."""
+    if refused:
+        name, _, reason = next(read_rows(folder / "refused.jsonl"))
+        return DatasetError(
+            f"none of the {refused:,} images of {source} can be used; the first: {shown(name)}: "
+            f"{reason}"
         )
-    declared = declared_classes(containers)
-    if declared and all(isinstance(v, int) and 0 <= v < len(declared) for v in values):
-        return declared, lambda name, stored: -1 if stored is None else stored
-    ordered = sorted(values, key=lambda v: (isinstance(v, str), v))
-    number = {value: i for i, value in enumerate(ordered)}
-    return [str(v) for v in ordered], lambda name, stored: number.get(stored, -1)
+    passed = passed_over(found.passed_over)
+    return DatasetError(
+        f"{source} holds no images (files ending in {', '.join(ENDINGS)})"
+        + (f"; passed over: {passed}" if passed else "")
+    )
 
 
-def declared_classes(containers: list[Container]) -> list[str]:
-    """The class names in the schema of the parquet files, where all say the same."""
-    paths = [Path(c.path) for c in containers if c.kind == "parquet"]
-    found = {tuple(parquet.class_names(path)) for path in paths}
-    return list(found.pop()) if len(found) == 1 and len(paths) == len(containers) else []
+def passed_over(rules: dict[str, dict[str, Any]]) -> str:
+    """In words: how many files by which rule, and the first of each; the most common first."""
+    ordered = sorted(rules.items(), key=lambda item: (-item[1]["files"], item[0]))
+    texts = [f"{found['files']:,} {rule} ({shown(found['first'])})" for rule, found in ordered]
+    more = f", and by {len(texts) - RULES_SHOWN} more rules" if len(texts) > RULES_SHOWN else ""
+    return ", ".join(texts[:RULES_SHOWN]) + more
 
 
-def folder_of(name: str) -> str:
-    return name.rpartition("/")[0]
+def shown(name: str) -> str:
+    """A name as a terminal can show it."""
+    return name if name.isprintable() else ascii(name)

@@ -16,15 +16,21 @@ from typing import NamedTuple
 from dataprep import manifest
 from dataprep.finish import duplicates, finish, publish, store_units
 from dataprep.manifest import DatasetError, Manifest
-from dataprep.plan import Plan, Unit
+from dataprep.plan import RULES_SHOWN, Plan, Unit, passed_over, shown
 from dataprep.rejects import Reject, Tally, Tolerance, summary
 from dataprep.runtime import pool
 from dataprep.runtime.lock import locked
 from dataprep.runtime.progress import Progress, duration
-from dataprep.settings import Settings, refuse_changes, versions
+from dataprep.settings import CROPS, Settings, refuse_changes, versions
+from dataprep.sources.entry import READ
 from dataprep.work import Checker, Maker, Task, read_record
 
 PARTIAL = ".partial"
+CROPPED = {  # what was done with images that are not square
+    "centre": "the square in their middle was taken",
+    "top": "the square at their upper end was taken, of wide ones that in the middle",
+    "pad": "white was put beside them",
+}
 KEEP = "go on with the same settings, choose another --out, or remove"
 
 
@@ -87,7 +93,13 @@ def prepare(
         kinds = finish(folder, out, plan, workers)
     if kinds:
         print(f"left out, and listed in {out / 'rejects.jsonl'}: {summary(kinds)}")
-    return Manifest.load(out)
+    made = Manifest.load(out)
+    if uneven := made.content["source"]["not_square"]:
+        print(
+            f"{uneven['images']:,} images are not square ({shown(uneven['first'])} the first): "
+            f"{CROPPED[settings.crop]}; --crop {'|'.join(CROPS)} chooses"
+        )
+    return made
 
 
 def look_at(out: Path) -> None:
@@ -107,7 +119,10 @@ def complete(source: str, out: Path, settings: Settings) -> Manifest | None:
     made = Manifest.load(out)
     refuse_changes(
         f"{out} holds a dataset made otherwise",
-        {"SOURCE": made.content["source"]["name"], **made.content["settings"]},
+        {
+            "SOURCE": made.content["source"]["name"],
+            **Settings.from_json(made.content["settings"]).to_json(),
+        },
         {"SOURCE": Path(source).resolve().name, **settings.to_json()},
         f"{KEEP} it",
     )
@@ -140,9 +155,20 @@ def tell_plan(plan: Plan) -> None:
     rule, counts = plan.content["split"], plan.counts
     print(
         f"{plan.images:,} images: {counts['train']:,} train, {counts['test']:,} test "
-        f"({rule['rule']}: {rule['why']})",
-        flush=True,
+        f"({rule['rule']}: {rule['why']})"
     )
+    endings = plan.content.get("endings", {})
+    if len(endings) > 1:
+        kinds = (f"{count:,} {ending or 'without an ending'}" for ending, count in endings.items())
+        print(f"images by ending: {', '.join(list(kinds)[:RULES_SHOWN])}")
+    read = {rule: found for rule, found in plan.passed_over.items() if rule.startswith(READ)}
+    if read:
+        print(f"also read: {passed_over(read)}")
+    if passed := {rule: f for rule, f in plan.passed_over.items() if rule not in read}:
+        print(f"passed over: {passed_over(passed)}")
+    for note in plan.content.get("notes", []):
+        print(f"note: {note}")
+    sys.stdout.flush()
 
 
 @contextlib.contextmanager

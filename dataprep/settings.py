@@ -14,6 +14,7 @@ FORMATS = ("webdataset", "ffcv")
 TAR_IMAGES = ("png", "webp", "jpeg")
 BETON_IMAGES = ("raw", "jpeg")
 LABELS = ("none", "folder", "stored")
+CROPS = ("centre", "top", "pad", "refuse")
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,9 @@ class Settings:
     split: str = "auto"
     test_fraction: float = 0.1
     labels: str = "none"
+    crop: str = "centre"
+    image_column: str | None = None
+    label_column: str | None = None
 
     @property
     def sides(self) -> list[int]:

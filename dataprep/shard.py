@@ -3,8 +3,8 @@
     python dataprep/shard.py SOURCE --out DIR
 
 SOURCE is a folder tree, a zip, a tar or WebDataset shard, a parquet file, a TFRecord, or a list
-(.txt) or a quoted pattern ('shards/*.tar') of these. Every image is decoded once, cropped to its
-central square and resized to --max-resolution and every lower power of two down to 4. DIR then
+(.txt) or a quoted pattern ('shards/*.tar') of these. Every image is decoded once, cropped to a
+square and resized to --max-resolution and every lower power of two down to 4. DIR then
 holds WebDataset tars, FFCV files and manifest.json, and appears whole or not at all. A command that
 was stopped goes on where it was when it is run again.
 """
@@ -30,7 +30,8 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__,
         epilog="Splits: ffhq by the official ids (60,000 train, 10,000 test), celebahq 29,000 and "
-        "1,000 by number, fraction by a hash of each name; auto takes what fits and says so.",
+        "1,000 by number, folder as delivered in train/ and val/ (or test/), fraction by a hash of "
+        "each name; auto takes ffhq or celebahq where they fit, else fraction, and says so.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("source", metavar="SOURCE", nargs="?", help="where the images are")
@@ -91,7 +92,16 @@ def parser() -> argparse.ArgumentParser:
         "--labels",
         choices=settings.LABELS,
         default=defaults.labels,
-        help="folder: each folder is a class; stored: .cls in tars, column or feature `label`",
+        help="folder: each folder is a class; stored: .cls or .json in tars, column or feature "
+        "`label`, dataset.json",
+    )
+    add("--image-column", metavar="NAME", help="of tables, or in tars as jpg or mask.png")
+    add("--label-column", metavar="NAME", help="of tables, or in tars as cls, or a key in .json")
+    add(
+        "--crop",
+        choices=settings.CROPS,
+        default=defaults.crop,
+        help="what to do with images that are not square [centre]",
     )
 
     how = parser.add_argument_group("how it is made")
@@ -150,6 +160,9 @@ def settings_of(args: argparse.Namespace) -> Settings:
         split=args.split,
         test_fraction=args.test_fraction,
         labels=args.labels,
+        crop=args.crop,
+        image_column=args.image_column,
+        label_column=args.label_column,
     )
 
 
@@ -183,6 +196,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = parser()
     args = command.parse_args(argv)
     check(args, command)
+    sys.stdout.reconfigure(errors="backslashreplace")  # names need not be text
     try:
         run(args)
     except (DatasetError, OSError) as error:

@@ -3,10 +3,13 @@ which a disk lists them, or a second run, changes nothing.
 
   ffhq       the official ids: 00000-59999 train, 60000-69999 test
   celebahq   the 30,000 images sorted by number: the first 29,000 train, the last 1,000 test
+  folder     as delivered: images in a folder (or archive) called train or training train, those
+             in val, valid, validation, dev, test, testing or eval test
   fraction   a share of the images by a hash of the name: an image keeps its side when others
              come or go
 """
 
+import functools
 import hashlib
 import posixpath
 import re
@@ -16,7 +19,9 @@ from typing import NamedTuple
 
 from dataprep.manifest import DatasetError
 
-RULES = ("ffhq", "celebahq", "fraction")
+RULES = ("ffhq", "celebahq", "folder", "fraction")
+TRAIN = ("train", "training")
+TEST = ("val", "valid", "validation", "dev", "test", "testing", "eval")
 FFHQ_TRAIN = 60_000
 FFHQ_ALL = 70_000
 CELEBAHQ_TRAIN = 29_000
@@ -24,11 +29,12 @@ CELEBAHQ_ALL = 30_000
 
 
 class Rule(NamedTuple):
-    """The rule taken, why, and whether a name is that of a test image."""
+    """The rule taken, why, whether a name is that of a test image, and what else is to be told."""
 
     name: str
     why: str
     is_test: Callable[[str], bool]
+    note: str | None = None
 
 
 @dataclass
@@ -40,9 +46,14 @@ class Seen:
     least_id: int = FFHQ_ALL
     most_id: int = -1
     numbers: set[int] | None = field(default_factory=set)  # None: these cannot be CelebA-HQ's
+    sides: dict[str | None, int] = field(default_factory=dict)  # by the folders' names
+    first: dict[str | None, str] = field(default_factory=dict)  # name on each side
 
     def add(self, name: str) -> None:
         self.count += 1
+        side = side_of(name)
+        self.sides[side] = self.sides.get(side, 0) + 1
+        self.first.setdefault(side, name)
         number = ffhq_id(name)
         if number is not None:
             self.least_id, self.most_id = min(self.least_id, number), max(self.most_id, number)
@@ -76,6 +87,18 @@ def choose(names: Iterable[str], asked: str, test_fraction: float) -> Rule:
     for name in names:
         seen.add(name)
     rule, why = fitting(seen) if asked == "auto" else (asked, f"as asked by --split {asked}")
+    if rule == "folder":
+        if None in seen.sides:
+            raise DatasetError(
+                f"--split folder: {seen.first[None]!r} lies in no folder that is called "
+                f"{', '.join(TRAIN + TEST)}; use --split fraction"
+            )
+        return Rule(rule, why, lambda name: side_of(name) == "test")
+    return official(rule, why, seen, test_fraction)._replace(note=mixed(rule, seen))
+
+
+def official(rule: str, why: str, seen: Seen, test_fraction: float) -> Rule:
+    """The rule of this name; DatasetError where it does not fit."""
     if rule == "ffhq":
         if seen.no_id is not None:
             raise DatasetError(
@@ -108,6 +131,35 @@ def fitting(seen: Seen) -> tuple[str, str]:
             "would leave one side empty"
         )
     return "fraction", "the names are neither FFHQ ids nor the 30,000 numbers of CelebA-HQ"
+
+
+def mixed(rule: str, seen: Seen) -> str | None:
+    """What to tell where folders are called train and test, and the rule does not heed them."""
+    if not seen.sides.get("train") or not seen.sides.get("test"):
+        return None
+    return (
+        f"{seen.sides['train']:,} images lie in folders for training ({seen.first['train']}), "
+        f"{seen.sides['test']:,} in folders for testing ({seen.first['test']}): --split {rule} "
+        "mixes them, --split folder keeps them apart"
+    )
+
+
+def side_of(name: str) -> str | None:
+    """ "train" or "test", as the first folder says that is called so; None where none is.
+
+    A folder is called so by a word of its name, as val2017, or train-00000-of-00002.parquet.
+    """
+    return side_of_folder(name.rpartition("/")[0])
+
+
+@functools.lru_cache
+def side_of_folder(path: str) -> str | None:
+    for folder in path.lower().split("/"):
+        words = set(re.split(r"[^a-z]+", folder))
+        sides = {side for side, known in (("train", TRAIN), ("test", TEST)) if words & {*known}}
+        if len(sides) == 1:
+            return sides.pop()
+    return None
 
 
 def stem(name: str) -> str:

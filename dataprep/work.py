@@ -9,6 +9,7 @@ every file it lists has the sha256 it tells; anything else is done again.
         rejects   [slot, name, kind, reason] of each image left out
         sources   [slot, sha256 of the source's bytes] of each image that is in
         dropped   slots of images left out because others have the same bytes
+        not_square  slots of images that are in, and were cropped or padded
 """
 
 import contextlib
@@ -73,7 +74,7 @@ class Images:
 
     @cached_property
     def reader(self) -> Reader:
-        return Reader(self.plan.containers)
+        return Reader(self.plan.containers, self.plan.settings.image_column)
 
     def read(self, sample: Sample) -> bytes:
         """The bytes of an image in its source; BadImageError where they cannot be had."""
@@ -82,11 +83,14 @@ class Images:
         except OSError as error:
             raise BadImageError("unreadable", error.strerror or str(error)) from None
 
-    def levels(self, sample: Sample, data: bytes) -> list[tuple[int, np.ndarray]]:
-        """(side, pixels) at every resolution; BadImageError where the image cannot be used."""
+    def levels(self, sample: Sample, data: bytes) -> tuple[list[tuple[int, np.ndarray]], bool]:
+        """(side, pixels) at every resolution, and whether the image was square; BadImageError
+        where it cannot be used."""
         record = self.plan.containers[sample.container].kind == "tfrecord"
         pixels = tfrecord.pixels(data) if record else decode(data)
-        return list(pyramid(pixels, self.plan.settings.max_resolution, RESOLUTIONS[0]))
+        settings = self.plan.settings
+        levels = list(pyramid(pixels, settings.max_resolution, RESOLUTIONS[0], settings.crop))
+        return levels, pixels.shape[0] == pixels.shape[1]
 
 
 class Maker(Images):
@@ -98,19 +102,20 @@ class Maker(Images):
     def __call__(self, task: Task) -> tuple[list, int]:
         unit, settings = task.unit, self.plan.settings
         writers = Writers(self.folder, settings, unit)
-        rejects, sources, read = [], [], 0
+        rejects, sources, not_square, read = [], [], [], 0
         try:
             for sample in self.plan.samples(unit):
                 note(sample.entry.name)
                 try:
                     data = self.read(sample)
                     read += len(data)
-                    levels = self.levels(sample, data)
+                    levels, square = self.levels(sample, data)
                 except BadImageError as error:
                     rejects.append([sample.slot, sample.entry.name, error.kind, str(error)])
                     continue
                 sources.append([sample.slot, hashlib.sha256(data).hexdigest()])
                 if sample.slot not in task.dropped:
+                    not_square += [] if square else [sample.slot]
                     for side, pixels in levels:
                         writers.add(sample, side, pixels)
             files, parts = writers.close()
@@ -123,6 +128,7 @@ class Maker(Images):
             "rejects": rejects,
             "sources": sources,
             "dropped": list(task.dropped),
+            "not_square": not_square,
         }
         write_whole(record_path(self.folder, unit), json.dumps(record).encode("ascii"))
         return rejects, read

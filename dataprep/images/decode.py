@@ -24,6 +24,7 @@ MAX_BYTES = 2**28  # of one image file
 ORIENTATION = 0x0112
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 TURNING = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")  # where orientation is told
+LFS_POINTER = b"version https://git-lfs.github.com"
 WHITE = (255, 255, 255, 255)
 
 Image.preinit()  # and the imports above: once, before workers are forked, and not in each of them
@@ -47,6 +48,20 @@ def decode(data: bytes) -> np.ndarray:
     """
     if not data:
         raise BadImageError("empty file")
+    if data.startswith(LFS_POINTER):
+        raise BadImageError("Git LFS pointer", "get the file itself with `git lfs pull`")
+    try:
+        return pixels_of(data)
+    except BadImageError as error:
+        # Pillow refuses PNGs with texts or a colour profile of more than 1 MB by a ValueError.
+        if isinstance(error.__context__, ValueError) and data.startswith(PNG_SIGNATURE):
+            less = needed(data)
+            if less != data:
+                return pixels_of(less)
+        raise
+
+
+def pixels_of(data: bytes) -> np.ndarray:
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.UnidentifiedImageError:
@@ -67,6 +82,20 @@ def decode(data: bytes) -> np.ndarray:
     except Exception as error:
         raise BadImageError("damaged", str(error)) from None
     return np.asarray(rgb(image))
+
+
+def needed(data: bytes) -> bytes:
+    """A PNG without the texts and the colour profile, which tell nothing of its pixels; what may
+    tell how to turn it stays. As it is where it is cut off."""
+    parts, at = [data[: len(PNG_SIGNATURE)]], len(PNG_SIGNATURE)
+    while at + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, at)
+        end = at + 12 + length
+        keyword = data[at + 8 : end].partition(b"\0")[0]
+        if kind not in (b"tEXt", b"zTXt", b"iTXt", b"iCCP") or keyword in TURNING:
+            parts.append(data[at:end])
+        at = end
+    return b"".join(parts)
 
 
 def is_plain_png(image: Image.Image, data: bytes) -> bool:

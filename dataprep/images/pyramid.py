@@ -1,8 +1,8 @@
 """From the pixels of an image to every resolution.
 
-Centre-crop to a square, resize to the highest resolution, halve by 2x2 means down to the lowest.
-Nothing is rounded on the way: levels are held as integer sums with a scale, exact at every step
-(the float parent without its rounding), and rounded to uint8, halves up, only when a level is
+Crop to a square, or pad to one, resize to the highest resolution, halve by 2x2 means down to the
+lowest. Nothing is rounded on the way: levels are held as integer sums with a scale, exact at every
+step (the float parent without its rounding), and rounded to uint8, halves up, only when a level is
 written.
 
 Resizing to the highest resolution: where the square's side is a power of two times it, by 2x2 means
@@ -19,12 +19,22 @@ from dataprep.images.decode import BadImageError
 FRACTION_BITS = 8  # what is kept of a Lanczos-resized value below one grey level
 
 
-def pyramid(pixels: np.ndarray, top: int, bottom: int = 4) -> Iterator[tuple[int, np.ndarray]]:
+def pyramid(
+    pixels: np.ndarray, top: int, bottom: int = 4, crop: str = "centre"
+) -> Iterator[tuple[int, np.ndarray]]:
     """From (H, W, 3) uint8, yield (side, (side, side, 3) uint8) for `top`, `top`/2, ..., `bottom`.
 
-    BadImageError where the image's shorter side is less than `top`.
+    `crop` is one of dataprep.settings.CROPS. BadImageError where the side of the square is less
+    than `top`, or the image is not square and is to be refused for that.
     """
-    sums, bits = square(pixels, top)
+    square = squared(pixels, crop)
+    if len(square) < top:
+        height, width, _ = pixels.shape
+        raise BadImageError(
+            "too small",
+            f"{width}x{height} is smaller than --max-resolution {top} (a lower one helps)",
+        )
+    sums, bits = resized(square, top)
     side = top
     while True:
         yield side, rounded(sums, bits)
@@ -34,19 +44,28 @@ def pyramid(pixels: np.ndarray, top: int, bottom: int = 4) -> Iterator[tuple[int
         side //= 2
 
 
-def square(pixels: np.ndarray, side: int) -> tuple[np.ndarray, int]:
-    """The central square at (side, side, 3), as integers and their number of fraction bits."""
+def squared(pixels: np.ndarray, crop: str) -> np.ndarray:
+    """(H, W, 3) as (S, S, 3): the central or upper square, or all of it with white beside it."""
     height, width, _ = pixels.shape
+    if height == width:
+        return pixels
+    if crop == "refuse":
+        raise BadImageError("not square", f"{width}x{height}")
+    if crop == "pad":
+        side = max(width, height)
+        left, upper = (side - width) // 2, (side - height) // 2
+        padded = np.full((side, side, 3), 255, np.uint8)
+        padded[upper : upper + height, left : left + width] = pixels
+        return padded
     short = min(width, height)
-    if short < side:
-        raise BadImageError(
-            "too small",
-            f"{width}x{height} is smaller than --max-resolution {side} (a lower one helps)",
-        )
-    left, upper = (width - short) // 2, (height - short) // 2
-    pixels = pixels[upper : upper + short, left : left + short]
-    factor = short // side
-    if short == factor * side and factor & (factor - 1) == 0:
+    left, upper = (width - short) // 2, 0 if crop == "top" else (height - short) // 2
+    return pixels[upper : upper + short, left : left + short]
+
+
+def resized(pixels: np.ndarray, side: int) -> tuple[np.ndarray, int]:
+    """A square at (side, side, 3), as integers and their number of fraction bits."""
+    factor = len(pixels) // side
+    if len(pixels) == factor * side and factor & (factor - 1) == 0:
         sums, bits = np.ascontiguousarray(pixels), 0
         while len(sums) > side:
             sums, bits = halve(sums, bits)

@@ -1,13 +1,33 @@
-"""What a source tells of an image before reading it, and what all kinds of source share."""
+"""What a source tells of its files before any is read, and what all kinds of source share.
+
+Each file of a source is one of three: an `Entry`, to be used; `Refused`, with a reason; or `Passed`
+over by a rule. What is no file, and yet to be told, is `Said`.
+"""
 
 import os
+import re
 import stat
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from dataprep.images.decode import MAX_BYTES, BadImageError
 
-ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+ENDINGS = (".bmp", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+READ = "labels in "  # begins the rule of what is read, though it is no image
+ANY = "any"  # as `image_column`: every image of a WebDataset sample is an image
+
+
+class Asked(NamedTuple):
+    """What is wanted of a source.
+
+    `resolution` chooses among the files of a multi-resolution TFRecord set; `labels` asks for the
+    labels stored in it; the columns are those of a table, or endings in a WebDataset sample.
+    """
+
+    resolution: int
+    labels: bool = False
+    image_column: str | None = None
+    label_column: str | None = None
 
 
 class Entry(NamedTuple):
@@ -29,14 +49,55 @@ class Refused(NamedTuple):
     reason: str
 
 
-def is_image(name: str) -> bool:
-    """Whether a path inside a source is taken for an image: by its ending, hidden files apart."""
-    if not name.lower().endswith(ENDINGS):
-        return False
-    return not any(
-        (part.startswith(".") and not part.startswith("..")) or part == "__MACOSX"
-        for part in name.split("/")
-    )
+class Passed(NamedTuple):
+    """A file that is passed over; `rule` is what a summary counts by."""
+
+    name: str
+    rule: str
+
+
+class Said(NamedTuple):
+    """A sentence about the source that its owner should read."""
+
+    text: str
+
+
+def rule_of(name: str) -> str | None:
+    """The rule by which a path inside a source is passed over; None where it is an image.
+
+    That is told by its ending; hidden files, and those of a Mac's archives, are none.
+    """
+    parts = name.split("/")
+    if "__MACOSX" in parts or any(p[:1] == "." and p[:2] != ".." for p in parts):
+        return "hidden"
+    ending = os.path.splitext(parts[-1])[1].lower()
+    if ending in ENDINGS:
+        return None
+    if not ending:
+        return "without an ending"
+    # Numbers and the like behind a dot are no endings: there may be a million of them.
+    known = re.fullmatch(r"\.(?![0-9]+$)[a-z0-9]{1,10}", ending, re.ASCII)
+    return ending if known else "of another ending"
+
+
+def sorted_in(entry: Entry) -> Entry | Passed:
+    """The entry where its name is that of an image, else by which rule it is passed over."""
+    rule = rule_of(entry.name)
+    return Passed(entry.name, rule) if rule else entry
+
+
+def labels_read(name: str) -> Passed:
+    """What is told of a file that holds labels, where these are asked for."""
+    return Passed(name, READ + os.path.splitext(name)[1].lower())
+
+
+def clean(name: str) -> str:
+    """A path without the parts `.`, as in ./faces/1.png, which is the file faces/1.png."""
+    parts = name.split("/")
+    if "." not in parts:
+        return name
+    root = "/" if name.startswith("/") else ""
+    return root + "/".join(part for part in parts if part not in ("", "."))
 
 
 def in_archive(entry: Entry) -> Entry | Refused:

@@ -1,5 +1,9 @@
-"""Parquet files as Hugging Face hosts image sets: a column `image`, of the bytes of image files or
-of {bytes, path}, and maybe a column `label`. Images are streamed, a few rows at a time.
+"""Parquet files as Hugging Face hosts image sets: a column of the bytes of image files, or of
+{bytes, path}, and maybe one of labels. Images are streamed, a few rows at a time.
+
+The column is `image`, else the only one that the schema of Hugging Face calls an image, else the
+only one whose first value begins as an image file does; labels are in `label`, else in the only
+one that it calls a label.
 
 An image is named by its row, so that no two names are the same, and by its path where one is
 stored: `row-000000012/00012.png`. An entry's place: [row group, row in it].
@@ -10,29 +14,38 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dataprep.manifest import DatasetError
-from dataprep.sources.entry import Entry, check_size
+from dataprep.sources import labels
+from dataprep.sources.entry import Asked, Entry, check_size
 
 ROWS = 4096  # at a time, of the columns without images
 IMAGES = 8  # at a time
 BUFFER = 2**20  # bytes read at a time from a column, instead of the column whole
+STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"BM", b"II*\0", b"MM\0*")  # of image files
 
 
-def entries(path: Path, labels: bool) -> Iterator[Entry]:
+def entries(path: Path, asked: Asked) -> Iterator[Entry]:
     """All rows, with their labels where labels are asked for."""
     import pyarrow
 
     file = opened(path)
     try:
-        yield from rows(file, labels)
+        column = image_column(file, path, asked.image_column)
+        if column is None:
+            raise DatasetError(
+                f"{path} has no column of images, only {', '.join(file.schema_arrow.names)}: "
+                "name one with --image-column, or leave the file out"
+            )
+        label = label_column(file, path, asked.label_column) if asked.labels else None
+        yield from rows(file, column, label)
     except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise DatasetError(f"{path} is damaged: {error}; get it again") from None
     finally:
         file.close()
 
 
-def rows(file, labels: bool) -> Iterator[Entry]:
-    columns = column_names(file)
-    wanted = [c for c in ("image.path", "label") if c in columns and (labels or c != "label")]
+def rows(file, image: str, label: str | None) -> Iterator[Entry]:
+    wanted = [f"{image}.path"] if f"{image}.path" in leaves(file) else []
+    wanted += [label] if label else []
     row = 0
     for group in range(file.num_row_groups):
         count = file.metadata.row_group(group).num_rows
@@ -43,34 +56,110 @@ def rows(file, labels: bool) -> Iterator[Entry]:
             continue
         for batch in file.iter_batches(ROWS, [group], wanted, use_threads=False):
             values = batch.to_pydict()
-            images = values.get("image", [None] * len(batch))
-            found = values.get("label", [None] * len(batch))
-            for image, label in zip(images, found):
-                name = named(row, (image or {}).get("path"))
-                yield Entry(name, [group, row - first], as_label(label))
+            images = values.get(image, [None] * len(batch))
+            found = values.get(label, [None] * len(batch))
+            for image_, value in zip(images, found):
+                name = named(row, (image_ or {}).get("path"))
+                yield Entry(name, [group, row - first], labels.of_value(value))
                 row += 1
 
 
 def opened(path: Path):
-    """The pyarrow ParquetFile; DatasetError where it has no column of images."""
+    """The pyarrow ParquetFile; DatasetError where it is none."""
     import pyarrow
     import pyarrow.parquet
 
     try:
-        file = pyarrow.parquet.ParquetFile(path, buffer_size=BUFFER, pre_buffer=False)
-        columns = column_names(file)
+        return pyarrow.parquet.ParquetFile(path, buffer_size=BUFFER, pre_buffer=False)
     except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise DatasetError(f"{path} cannot be opened as parquet: {error}") from None
-    if not {"image", "image.bytes"} & set(columns):
+
+
+def holds_images(path: Path, asked: Asked) -> bool:
+    """Whether a column of images is in the table. DatasetError."""
+    file = opened(path)
+    try:
+        return image_column(file, path, asked.image_column) is not None
+    finally:
+        file.close()
+
+
+def image_column(file, path: Path, asked: str | None) -> str | None:
+    """The column of images; None where there is none. DatasetError where that is not clear."""
+    there = set(leaves(file))
+    found = [c for c in file.schema_arrow.names if f"{c}.bytes" in there or is_bytes(file, c)]
+    if asked is not None:
+        if asked not in found:
+            raise DatasetError(
+                f"{path} has no column {asked!r} of bytes (--image-column); its columns: "
+                f"{', '.join(file.schema_arrow.names)}"
+            )
+        return asked
+    if "image" in found:
+        return "image"
+    called = [c for c in found if of_type(file, c) == "Image"]
+    found = called or [c for c in found if begins_as_image(file, c)]
+    if len(found) > 1:
         raise DatasetError(
-            f"{path} has no column `image` of bytes, only {', '.join(columns)}: "
-            "rename the one that holds the images"
+            f"{path} holds images in the columns {', '.join(found)}: choose with --image-column"
         )
-    return file
+    return found[0] if found else None
 
 
-def column_names(file) -> list[str]:
+def label_column(file, path: Path, asked: str | None) -> str:
+    """The column of labels; DatasetError where that is not clear."""
+    names = file.schema_arrow.names
+    called = [c for c in names if of_type(file, c) == "ClassLabel"]
+    if asked is None and "label" not in names and len(called) == 1:
+        return called[0]
+    wanted = asked or "label"
+    if wanted not in names:
+        raise DatasetError(
+            f"{path} has no column {wanted!r}, only {', '.join(names)}: name that of the labels "
+            "with --label-column, or use --labels none"
+        )
+    return wanted
+
+
+def leaves(file) -> list[str]:
+    """The columns as they are stored, those of a struct one by one: image.bytes, image.path."""
     return [file.schema.column(i).path for i in range(len(file.schema))]
+
+
+def is_bytes(file, column: str) -> bool:
+    import pyarrow
+
+    kind = file.schema_arrow.field(column).type
+    return pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind)
+
+
+def data_of(file, column: str) -> str:
+    """The stored column that the bytes are in."""
+    return f"{column}.bytes" if f"{column}.bytes" in leaves(file) else column
+
+
+def begins_as_image(file, column: str) -> bool:
+    """Whether the first value does."""
+    data = data_of(file, column)
+    for batch in file.iter_batches(1, columns=[data], use_threads=False):
+        value = batch.column(0)[0].as_py()
+        value = value["bytes"] if isinstance(value, dict) else value
+        return isinstance(value, bytes) and value.startswith(STARTS)
+    return False
+
+
+def features(file) -> dict:
+    """What Hugging Face says of the columns in the schema; empty where it does not."""
+    stored = (file.schema_arrow.metadata or {}).get(b"huggingface", b"{}")
+    try:
+        return dict(json.loads(stored)["info"]["features"])
+    except (KeyError, TypeError, ValueError):
+        return {}
+
+
+def of_type(file, column: str) -> str | None:
+    feature = features(file).get(column)
+    return feature.get("_type") if isinstance(feature, dict) else None
 
 
 def named(row: int, path: str | None) -> str:
@@ -78,29 +167,23 @@ def named(row: int, path: str | None) -> str:
     return f"row-{row:09d}/{last}" if last not in ("", ".", "..") else f"row-{row:09d}"
 
 
-def class_names(path: Path) -> list[str]:
+def class_names(path: Path, asked: str | None) -> list[str]:
     """The names of the labels that Hugging Face stores in the schema; empty where it does not."""
     file = opened(path)
-    stored = (file.schema_arrow.metadata or {}).get(b"huggingface", b"{}")
-    file.close()
     try:
-        return json.loads(stored)["info"]["features"]["label"]["names"]
-    except (KeyError, TypeError, ValueError):
-        return []
-
-
-def as_label(label) -> int | str | None:
-    if label is None or label == -1:  # which is how a hidden label is written there
-        return None
-    return label if isinstance(label, int) else str(label)
+        feature = features(file).get(label_column(file, path, asked))
+    finally:
+        file.close()
+    names = feature.get("names") if isinstance(feature, dict) else None
+    return list(names) if isinstance(names, list) else []
 
 
 class Archive:
     """Reads the images of a parquet file, fastest in the order of the rows."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, asked: str | None):
         self.file = opened(path)
-        self.column = "image.bytes" if "image.bytes" in column_names(self.file) else "image"
+        self.column = data_of(self.file, image_column(self.file, path, asked))
         self.group, self.next, self.rows = -1, 0, iter(())
 
     def read(self, entry: Entry) -> bytes:
@@ -126,7 +209,7 @@ class Archive:
         columns = [self.column]
         for batch in self.file.iter_batches(IMAGES, [group], columns, use_threads=False):
             column = batch.column(0)
-            yield from column.field("bytes") if self.column == "image.bytes" else column
+            yield from column.field("bytes") if self.column.endswith(".bytes") else column
 
     def close(self) -> None:
         self.file.close()

@@ -1,8 +1,8 @@
 """SOURCE on the command line: a folder, an archive, or a list or a pattern of any of these."""
 
+import codecs
 import glob
 import os
-import tarfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from dataprep.manifest import DatasetError
 from dataprep.sources import folder, parquet, tarballs, tfrecord, zips
-from dataprep.sources.entry import Entry, Refused, is_image
+from dataprep.sources.contents import kind_of, named_as_archive, no_archive, what_else
+from dataprep.sources.entry import Asked, Entry, Passed, Refused, Said, clean, rule_of
 
 KINDS: dict[str, ModuleType] = {
     "folder": folder,
@@ -21,6 +22,7 @@ KINDS: dict[str, ModuleType] = {
 }
 LISTS = (".txt", ".lst", ".list")
 KNOWN = "a folder, zip, tar, parquet or TFRecord of images, or a .txt that lists some"
+Item = Entry | Refused | Passed | Said
 
 
 class Container(NamedTuple):
@@ -37,7 +39,7 @@ class Container(NamedTuple):
     mtime_ns: int
 
 
-Listed = tuple[Container, Entry | Refused]
+Listed = tuple[Container, Item]
 
 
 def container(kind: str, path: Path, prefix: str = "") -> Container:
@@ -47,87 +49,123 @@ def container(kind: str, path: Path, prefix: str = "") -> Container:
     return Container(kind, str(path.absolute()), prefix, status.st_size, status.st_mtime_ns)
 
 
-def listing(source: str, resolution: int, labels: bool) -> Iterator[Listed]:
-    """Every image of `source` in the order of the disk, with the container that holds it.
+def listing(source: str, asked: Asked) -> Iterator[Listed]:
+    """Every file of `source` in the order of the disk, with the container that holds it.
 
-    `resolution` chooses among the files of a multi-resolution TFRecord set; `labels` asks for the
-    labels stored in archives. DatasetError where the source is not there or cannot be listed.
+    An archive is not told, but every file in it. DatasetError where the source is not there, cannot
+    be listed, or it is not clear which of it is meant.
     """
     path = Path(source)
     if path.is_dir():
-        yield from from_folder(path, resolution, labels)
+        yield from from_folder(path, "", asked)
     elif path.is_file():
         kind = kind_of(path)
         if kind:
-            yield from inside(container(kind, path), labels)
+            yield from inside(container(kind, path), asked)
         elif path.suffix in LISTS:
-            yield from from_paths(path.parent, lines(path), resolution, labels, strict=True)
+            yield from from_paths(path.parent, lines(path), asked, listed=True)
         else:
-            raise DatasetError(f"{source} is not {KNOWN}")
+            raise DatasetError(f"{source} {what_else(path) or f'is not {KNOWN}'}")
     elif glob.has_magic(source):
         root = Path(*fixed_parts(path))
         found = (os.path.relpath(match, root) for match in glob.iglob(source, recursive=True))
-        yield from from_paths(root, found, resolution, labels, strict=False)
+        # a pattern like ** matches the folders on the way as well as all that is in them
+        on_the_way = "**" in path.parts and path.name in ("*", "**")
+        yield from from_paths(root, found, asked, folders=not on_the_way)
     else:
         raise DatasetError(f"{source} does not exist: SOURCE is {KNOWN}, or a pattern of them")
 
 
-def kind_of(path: Path) -> str | None:
-    """Which kind of archive a file is, by its content; None for no known one."""
-    try:
-        with path.open("rb") as file:
-            start = file.read(512)
-    except OSError as error:
-        raise DatasetError(f"{path} cannot be read: {error.strerror}") from None
-    if start[:2] == b"\x1f\x8b":
-        raise DatasetError(f"{path} is compressed as a whole: unpack it with gunzip first")
-    if start[:4] in (b"PK\3\4", b"PK\5\6"):
-        return "zip"
-    if start[:4] == b"PAR1":
-        return "parquet"
-    if tfrecord.record_length(start[: tfrecord.HEAD.size]) is not None:
-        return "tfrecord"
-    return "tar" if start and tarfile.is_tarfile(path) else None
+def inside(container: Container, asked: Asked) -> Iterator[Listed]:
+    for item in KINDS[container.kind].entries(Path(container.path), asked):
+        if not isinstance(item, Said):
+            item = item._replace(name=container.prefix + item.name)
+        yield container, item
 
 
-def inside(container: Container, labels: bool) -> Iterator[Listed]:
-    for entry in KINDS[container.kind].entries(Path(container.path), labels):
-        yield container, entry._replace(name=container.prefix + entry.name)
-
-
-def from_folder(path: Path, resolution: int, labels: bool) -> Iterator[Listed]:
-    """The images in a folder tree; where there is none, those in the archives in it."""
-    tree, images, others = container("folder", path), False, []
-    for name in folder.files(path):
-        if is_image(name):
-            images = True
-            yield tree, Entry(name)
-        elif not images and name.endswith((".zip", ".tar", ".parquet", ".tfrecord", ".tfrecords")):
-            others.append(name)
-    if not images:
-        yield from from_paths(path, others, resolution, labels, strict=False)
+def from_folder(path: Path, prefix: str, asked: Asked) -> Iterator[Listed]:
+    """The files in a folder tree, or in the archives in it. DatasetError where it holds both
+    images and archives: one may be a preview, or a copy, of the other."""
+    tree, archives, first = container("folder", path, prefix), [], None
+    for item in folder.entries(path, asked):
+        name = item.name
+        if (
+            isinstance(item, Passed)
+            and item.rule != "hidden"
+            and named_as_archive(name)
+            and not (path / name).is_dir()
+        ):
+            archives.append(name)
+            continue
+        if isinstance(item, Entry) and first is None:
+            first = name
+        yield tree, item._replace(name=prefix + name)
+    if first is not None and archives:
+        example = os.path.splitext(min(archives))[1]
+        raise DatasetError(
+            f"{path} holds images ({first}) as well as archives ({len(archives):,}, as "
+            f"{min(archives)}): say which are meant by a pattern, as '{path}/**/*{example}' or "
+            f"'{path}/**/*{os.path.splitext(first)[1]}', or '{path}/**' for both"
+        )
+    found = [(name, known_kind(path / name)) for name in archives]
+    yield from from_archives(path, prefix, found, asked)
 
 
 def from_paths(
-    root: Path, paths: Iterable[str], resolution: int, labels: bool, strict: bool
+    root: Path, paths: Iterable[str], asked: Asked, listed: bool = False, folders: bool = True
 ) -> Iterator[Listed]:
-    """The images at `paths` below `root`, and those in the folders and archives among them.
+    """The images at `paths` below `root`, and those in the archives and `folders` among them.
 
-    What is nothing of that kind is refused where `strict`, and passed over where not.
+    What is nothing of that kind is refused where it is `listed`, and passed over where not.
     """
     tree, archives = container("folder", root), []
-    for path in paths:
-        if is_image(path):
+    for path in map(clean, paths):
+        if listed and path != path.strip() and not os.path.lexists(root / path):
+            path = path.strip()
+        rule = rule_of(path)
+        if rule is None:
             yield tree, Entry(path)
         elif (root / path).is_dir():
-            if strict:  # a pattern like ** matches the folders on the way as well
-                yield from inside(container("folder", root / path, path + "/"), labels)
+            if folders:
+                yield from from_folder(root / path, path + "/", asked)
         elif (root / path).is_file() and (kind := kind_of(root / path)):
             archives.append((path, kind))
-        elif strict:
-            yield tree, Refused(path, "unreadable", "not there, or no image or archive of images")
-    for path, kind in one_resolution(sorted(archives), resolution):
-        yield from inside(container(kind, root / path, path + "/"), labels)
+        elif named_as_archive(path):
+            raise no_archive(root / path)
+        elif not listed:
+            yield tree, Passed(path, rule)
+        elif os.path.lexists(root / path):
+            yield tree, Refused(path, "unreadable", f"neither image nor archive: {rule}")
+        else:
+            yield tree, Refused(path, "unreadable", "not there; a line is a path and no more")
+    yield from from_archives(root, "", archives, asked)
+
+
+def from_archives(
+    root: Path, prefix: str, archives: list[tuple[str, str]], asked: Asked
+) -> Iterator[Listed]:
+    """The files in archives below `root`, given with their kinds.
+
+    Of what says the same several times, or is a table of something else, one file each is told.
+    """
+    tree, archives = container("folder", root, prefix), sorted(archives)
+    read = one_resolution(archives, asked.resolution)
+    for path, _ in sorted({*archives} - {*read}):
+        yield tree, Passed(prefix + path, "TFRecord of another resolution")
+    tables = {path for path, kind in read if kind == "parquet"}
+    others = {path for path in tables if not parquet.holds_images(root / path, asked)}
+    for path, kind in read:
+        if path in others and len(others) < len(read):
+            yield tree, Passed(prefix + path, "table without images")
+        else:
+            yield from inside(container(kind, root / path, prefix + path + "/"), asked)
+
+
+def known_kind(path: Path) -> str:
+    kind = kind_of(path)
+    if kind is None:
+        raise no_archive(path)
+    return kind
 
 
 def one_resolution(archives: list[tuple[str, str]], resolution: int) -> list[tuple[str, str]]:
@@ -149,7 +187,11 @@ def one_resolution(archives: list[tuple[str, str]], resolution: int) -> list[tup
 
 
 def lines(path: Path) -> Iterator[str]:
-    with path.open(encoding="utf-8", errors="surrogateescape") as file:
+    """The lines of a list that are not empty: UTF-8, or UTF-16 where it begins as that does."""
+    with path.open("rb") as file:
+        wide = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    encoding, errors = ("utf-16", "strict") if wide else ("utf-8-sig", "surrogateescape")
+    with path.open(encoding=encoding, errors=errors) as file:
         for line in file:
             if line.strip():
                 yield line.rstrip("\n")
@@ -168,8 +210,8 @@ def fixed_parts(path: Path) -> list[str]:
 class Reader:
     """Reads images by what the listing told of them; keeps the last archive open."""
 
-    def __init__(self, containers: list[Container]):
-        self.containers = containers
+    def __init__(self, containers: list[Container], image_column: str | None = None):
+        self.containers, self.image_column = containers, image_column
         self.number, self.archive = -1, None
 
     def read(self, number: int, entry: Entry) -> bytes:
@@ -189,6 +231,8 @@ class Reader:
                     f"{path} was changed after it was listed: remove the unfinished dataset and "
                     "prepare it anew"
                 )
+            if listed.kind == "parquet":
+                return parquet.Archive(path, self.image_column)
             return KINDS[listed.kind].Archive(path)
         except OSError as error:
             raise DatasetError(f"{path} cannot be read: {error.strerror}") from None

@@ -17,14 +17,14 @@ from google.protobuf.message import DecodeError
 
 from dataprep.images.decode import BadImageError
 from dataprep.manifest import DatasetError
-from dataprep.sources.entry import Entry, check_size
+from dataprep.sources.entry import Asked, Entry, check_size
 from dataprep.sources.example import Example
 
 HEAD = struct.Struct("<QL")
 TAIL = struct.Struct("<L")
 
 
-def entries(path: Path, labels: bool) -> Iterator[Entry]:
+def entries(path: Path, asked: Asked) -> Iterator[Entry]:
     """All records, named by their number, with the label of each where labels are asked for."""
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -38,7 +38,7 @@ def entries(path: Path, labels: bool) -> Iterator[Entry]:
                     "get it again"
                 )
             place = [start + HEAD.size, length]
-            label = stored_label(file.read(length)) if labels else None
+            label = stored_label(file.read(length)) if asked.labels else None
             file.seek(place[0] + length + TAIL.size)
             yield Entry(f"record-{number:09d}", place, label)
             number += 1

@@ -14,7 +14,18 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dataprep.manifest import DatasetError
-from dataprep.sources.entry import Entry, Refused, check_size, in_archive, is_image
+from dataprep.sources import labels
+from dataprep.sources.entry import (
+    Asked,
+    Entry,
+    Passed,
+    Refused,
+    check_size,
+    clean,
+    in_archive,
+    labels_read,
+    rule_of,
+)
 
 END = struct.Struct("<4s4H2LH")  # of the directory: signature PK\5\6
 END64 = struct.Struct("<4sQ2H2L4Q")  # PK\6\6
@@ -23,21 +34,54 @@ DIRECTORY = struct.Struct("<4s6H3L5H2L")  # an entry of the directory: PK\1\2
 LOCAL = struct.Struct("<4s5H3L2H")  # an entry's own header: PK\3\4
 STORED, DEFLATED = 0, 8
 ENCRYPTED, UTF8 = 1, 1 << 11
+WINDOWS = (0, 10)  # who made an entry: FAT, NTFS
 MAX_COMMENT = 2**16
 
 
-def entries(path: Path, labels: bool) -> Iterator[Entry | Refused]:
-    """All images in the archive; a zip stores no labels, whatever `labels` says."""
+def entries(path: Path, asked: Asked) -> Iterator[Entry | Refused | Passed]:
+    """Every file in the archive; labels are those of a dataset.json in it."""
     with path.open("rb") as file:
         try:
-            start, size = directory(file)
-            file.seek(start)
-            while file.tell() < start + size:
-                name, place = directory_entry(file, start)
-                if is_image(name):
-                    yield in_archive(Entry(name, place))
+            plain, labelled = True, None
+            for name, place in directory_entries(file):
+                plain &= "/" not in name
+                if asked.labels and f"/{name}".endswith(f"/{labels.NAME}") and not labelled:
+                    labelled = Entry(name, place)
+            found = labels_of(path, labelled) if labelled else {}
+            for name, place in directory_entries(file):
+                if labelled and name == labelled.name:
+                    yield labels_read(name)
+                    continue
+                label = found.get(name)
+                name = clean(name.replace("\\", "/") if plain else name)
+                rule = rule_of(name)
+                if not rule:
+                    yield in_archive(Entry(name, place, label))
+                elif not name.endswith("/"):
+                    yield Passed(name, rule)
         except (struct.error, IndexError, ValueError) as error:
             raise DatasetError(f"{path} has a damaged directory ({error}): get it again") from None
+
+
+def labels_of(path: Path, stored: Entry) -> dict[str, int | str | None]:
+    """The labels in a dataset.json, whose names begin where it lies, by name in the archive."""
+    where, above = f"{path}: {stored.name}", stored.name.removesuffix(labels.NAME)
+    archive = Archive(path)
+    try:
+        found = labels.of_names(archive.read(stored), where)
+    except OSError as error:
+        raise DatasetError(f"{where} cannot be read: {error}") from None
+    finally:
+        archive.close()
+    return {above + name: label for name, label in found.items()}
+
+
+def directory_entries(file: BinaryIO) -> Iterator[tuple[str, list[int]]]:
+    """The name and the place of each entry of the directory."""
+    start, size = directory(file)
+    file.seek(start)
+    while file.tell() < start + size:
+        yield directory_entry(file, start)
 
 
 def directory(file: BinaryIO) -> tuple[int, int]:
@@ -78,6 +122,8 @@ def directory_entry(file: BinaryIO, end: int) -> tuple[str, list[int]]:
     if signature != b"PK\1\2":
         raise ValueError("an entry is not where it should be")
     name = file.read(name_length).decode("utf-8" if flags & UTF8 else "cp437")
+    if fields[1] >> 8 in WINDOWS:
+        name = name.replace("\\", "/")
     extra = file.read(extra_length)
     file.seek(comment_length, os.SEEK_CUR)
     size, packed, offset = zip64((size, packed, offset), extra)

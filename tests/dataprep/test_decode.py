@@ -118,3 +118,40 @@ def test_a_bomb_is_refused_before_it_is_unpacked():
 def test_nothing_but_the_formats_named_is_tried():
     with pytest.raises(BadImageError, match="not an image of a known format"):
         decode(encoded(picture(0, 8, 8), "EPS"))  # which Pillow would give to Ghostscript
+
+
+def with_chunks(png: bytes, *chunks: bytes, before: bytes) -> bytes:
+    place = png.index(before) - 4
+    return png[:place] + b"".join(chunks) + png[place:]
+
+
+@pytest.mark.parametrize("before", [b"IDAT", b"IEND"])
+@pytest.mark.parametrize("alpha", [False, True])
+def test_texts_and_profiles_of_any_size_are_left_unread(before, alpha):
+    pixels = picture(8, 16, 16)
+    if alpha:  # which Pillow reads, and not libspng
+        pixels = np.dstack([pixels, np.full((16, 16), 255, np.uint8)])
+    packed = zlib.compress(bytes(3 << 20))
+    text = png_chunk(b"zTXt", b"Comment\0\0" + packed)
+    profile = png_chunk(b"iCCP", b"name\0\0" + packed)
+    for chunks in ([text], [profile], [text, profile]):
+        data = with_chunks(encoded(pixels), *chunks, before=before)
+        np.testing.assert_array_equal(decode(data), pixels[:, :, :3])
+
+
+def test_what_turns_a_png_is_heeded_beside_a_large_text():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pixels = picture(9, 16, 24)
+    text = png_chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(3 << 20)))
+    data = with_chunks(encoded(pixels, exif=exif), text, before=b"IDAT")
+    np.testing.assert_array_equal(decode(data), np.rot90(pixels, -1))
+    damaged = data[: data.index(b"IDAT") + 30]
+    with pytest.raises(BadImageError, match="damaged"):
+        decode(damaged)
+
+
+def test_a_git_lfs_pointer_is_called_that():
+    with pytest.raises(BadImageError, match="git lfs pull") as caught:
+        decode(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n")
+    assert caught.value.kind == "Git LFS pointer"

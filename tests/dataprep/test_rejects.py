@@ -39,7 +39,14 @@ def test_everything_that_can_be_wrong_with_an_image(tmp_path, capsys):
     assert rejects(out) == bad
     assert indexed(out) == good
     made = Manifest.load(out)
-    assert made.content["source"] == {"name": "faces", "images": 38, "rejects": 10}
+    assert made.content["source"] == {
+        "name": "faces",
+        "files": 38,
+        "images": 38,
+        "rejects": 10,
+        "passed_over": {},
+        "not_square": {"images": 1, "first": "turned.jpg"},
+    }
     assert made.count("train") + made.count("test") == 28
     assert verify(out, 1) == []
     assert "left out, and listed in" in (told := capsys.readouterr().out)

@@ -1,0 +1,54 @@
+"""Which class an image is of: by its folder, or by the label that is stored with it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dataprep.manifest import DatasetError
+from dataprep.runtime.sort import read_rows
+from dataprep.settings import Settings
+from dataprep.sources import parquet
+from dataprep.sources.source import Container
+
+
+def labels(
+    settings: Settings, sorted_rows: Path, containers: list[Container]
+) -> tuple[list[str], Callable[[str, Any], int]]:
+    """The names of the classes, and the label of an image by its name and what is stored with it.
+
+    Stored labels keep their numbers where Hugging Face's schema names them all; else the values
+    found, in order, are the classes.
+    """
+    if settings.labels == "none":
+        return [], lambda name, stored: -1
+    if settings.labels == "folder":
+        found = sorted({folder_of(row[0]) for row in read_rows(sorted_rows)})
+        if len(found) < 2:
+            raise DatasetError("--labels folder: all images lie in one folder; use --labels none")
+        number = {folder: i for i, folder in enumerate(found)}
+        return found, lambda name, stored: number[folder_of(name)]
+    values = {row[3] for row in read_rows(sorted_rows)} - {None}
+    if not values:
+        raise DatasetError(
+            "--labels stored: no labels are stored with these images (a .cls beside an image in a "
+            "tar, or `label` in a .json there; a column in parquet; `label` in a TFRecord; a "
+            "dataset.json as stylegan's in a folder or zip): name the column with --label-column, "
+            "or use --labels none"
+        )
+    declared = declared_classes(containers, settings.label_column)
+    if declared and all(isinstance(v, int) and 0 <= v < len(declared) for v in values):
+        return declared, lambda name, stored: -1 if stored is None else stored
+    ordered = sorted(values, key=lambda v: (isinstance(v, str), v))
+    number = {value: i for i, value in enumerate(ordered)}
+    return [str(v) for v in ordered], lambda name, stored: number.get(stored, -1)
+
+
+def declared_classes(containers: list[Container], column: str | None) -> list[str]:
+    """The class names in the schema of the parquet files, where all say the same."""
+    paths = [Path(c.path) for c in containers if c.kind == "parquet"]
+    found = {tuple(parquet.class_names(path, column)) for path in paths}
+    return list(found.pop()) if len(found) == 1 and len(paths) == len(containers) else []
+
+
+def folder_of(name: str) -> str:
+    return name.rpartition("/")[0]

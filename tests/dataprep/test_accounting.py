@@ -1,0 +1,312 @@
+"""Every file of a source is used, refused with a reason, or passed over by a rule that is told."""
+
+import gzip
+import json
+import os
+import zipfile
+
+import pytest
+
+from dataprep.manifest import DatasetError, Manifest
+from dataprep.shard import main
+from tests.dataprep.archives import make_parquet, make_tar, make_tfrecord
+from tests.dataprep.pictures import encoded, make_folder, picture
+from tests.dataprep.test_sources import IMAGES, found, passed
+
+HOW = ["--max-resolution", "8", "--formats", "webdataset", "--workers", "1"]
+
+
+def sides(out) -> dict[str, list[str]]:
+    """Names in the source, by split."""
+    read = {part: (out / f"index/{part}.jsonl").read_text() for part in ("train", "test")}
+    return {p: [json.loads(line)["name"] for line in text.splitlines()] for p, text in read.items()}
+
+
+def mixed(folder, count: int) -> dict[str, int]:
+    """`count` small files of all sorts; how many are images, rejects, and the rest by rule."""
+    kinds = {
+        ".jpg": ("image", lambda i: encoded(picture(i, 8, 8), "JPEG")),
+        ".JPEG": ("image", lambda i: encoded(picture(i, 8, 8), "JPEG")),
+        ".jfif": ("image", lambda i: encoded(picture(i, 8, 8), "JPEG")),
+        ".Png": ("image", lambda i: encoded(picture(i, 8, 8))),
+        ".webp": ("image", lambda i: encoded(picture(i, 8, 8), "WEBP")),
+        ".png": ("reject", lambda i: b"no image %d" % i),
+        ".tif": ("reject", lambda i: b""),
+        ".HEIC": (".heic", lambda i: b"ftypheic"),
+        ".gif": (".gif", lambda i: b"GIF89a"),
+        ".txt": (".txt", lambda i: b"a face"),
+        ".json": (".json", lambda i: b"{}"),
+        ".jpg.part": (".part", lambda i: b"\xff\xd8"),
+        "": ("without an ending", lambda i: b"\xff\xd8"),
+        ".2026-11-25": ("of another ending", lambda i: b"log"),
+        ".0001": ("of another ending", lambda i: b"log"),
+    }
+    expected: dict[str, int] = {}
+    for i in range(count):
+        ending = list(kinds)[i % len(kinds)]
+        what, content = kinds[ending]
+        name = f"d{i % 7}/{'.' if i % 50 == 3 else ''}{i:05d}{ending}"
+        what = "hidden" if i % 50 == 3 else what
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content(i))
+        expected[what] = expected.get(what, 0) + 1
+    return expected
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
+def test_a_folder_of_mixed_files_is_accounted_for_to_the_last(tmp_path, capsys, kind):
+    source = tmp_path / "mixed"
+    expected = mixed(source, 300)
+    inside = {p.relative_to(source).as_posix(): p for p in source.rglob("*") if p.is_file()}
+    assert len(inside) == sum(expected.values()) == 300
+    if kind == "zip":
+        source = tmp_path / "mixed.zip"
+        with zipfile.ZipFile(source, "w") as archive:
+            for name, path in inside.items():
+                archive.write(path, name)
+    if kind == "tar":
+        pairs = [(f"./{name}", path.read_bytes()) for name, path in inside.items()]
+        source = make_tar(tmp_path / "mixed.tar", pairs)
+    out = tmp_path / "out"
+    how = [*HOW, "--reject-limit", "0.3", "--image-column", "any"]
+    assert main([str(source), "--out", str(out), *how]) == 0
+    told = capsys.readouterr().out
+
+    made = Manifest.load(out)
+    facts = made.content["source"]
+    assert made.count("train") + made.count("test") == expected.pop("image")
+    assert facts["rejects"] == expected.pop("reject")
+    assert {rule: f["files"] for rule, f in facts["passed_over"].items()} == expected
+    used = made.count("train") + made.count("test")
+    assert facts["files"] == used + facts["rejects"] + sum(expected.values()) == 300
+    for rule, number in expected.items():
+        assert f"{number} {rule} ({facts['passed_over'][rule]['first']})" in told
+    gifs = (n for n in inside if n.endswith(".gif") and "/." not in n)
+    assert facts["passed_over"][".gif"]["first"] == min(gifs)
+
+
+def test_nothing_but_what_is_passed_over(tmp_path, capsys):
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("b.HEIC", "a.HEIC", "c.gif"):
+        (source / name).write_bytes(b"x")
+    assert main([str(source), "--out", str(tmp_path / "out"), *HOW]) == 1
+    said = capsys.readouterr().err
+    assert "holds no images (files ending in .bmp, .jfif" in said
+    assert "passed over: 2 .heic (a.HEIC), 1 .gif (c.gif)" in said
+
+
+def test_linked_folders_are_followed_once(tmp_path):
+    make_folder(tmp_path / "elsewhere", 2, side=4, names="b{}.png")
+    source = make_folder(tmp_path / "source", 2, side=4, names="z/a{}.png")
+    (source / "link").symlink_to("../elsewhere")
+    names = ["z/a0.png", "z/a1.png", "link/b0.png", "link/b1.png"]
+    assert sorted(found(source)) == sorted(names)
+    assert passed(source) == {}
+    for name, target in (("again", "../elsewhere"), ("c", "z"), ("up", ".."), ("loop", ".")):
+        (source / name).symlink_to(target)
+    (source / "itself").symlink_to("itself")
+    names = ["z/a0.png", "z/a1.png", "again/b0.png", "again/b1.png"]
+    assert sorted(found(source)) == sorted(names)
+    seen = "linked folder (in the source already)"
+    expected = dict.fromkeys(["c", "link", "loop", "up/elsewhere", "up/source"], seen)
+    assert passed(source) == expected | {"itself": "without an ending"}
+
+
+def test_only_a_link_to_a_folder(tmp_path):
+    make_folder(tmp_path / "elsewhere", 2, side=4)
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "faces").symlink_to("../elsewhere")
+    assert sorted(found(tmp_path / "source")) == ["faces/face-000.png", "faces/face-001.png"]
+
+
+def test_lost_and_found_is_not_looked_into(tmp_path):
+    make_folder(tmp_path, 1, side=4, names="{}.png")
+    make_folder(tmp_path / "lost+found", 1, side=4, names="{}.png")
+    assert list(found(tmp_path)) == ["0.png"] and passed(tmp_path) == {"lost+found": "lost+found"}
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n"
+NO_ARCHIVE = {
+    "empty.tar": (b"", r"is empty \(0 bytes\)"),
+    "zeros.tar": (bytes(20480), r"holds zeros where it should begin \(20,480 bytes\)"),
+    "pointer.parquet": (POINTER, "is a Git LFS pointer, and not the file itself"),
+    "page.zip": (b"\n <!DOCTYPE html><html></html>", "is an HTML page"),
+    "denied.tar": (b'<?xml version="1.0"?><Error/>', "is XML"),
+    "a.tar.gz": (
+        gzip.compress(b"tar"),
+        r"is compressed as a whole \(gzip\): unpack it with gunzip",
+    ),
+    "a.TGZ": (gzip.compress(b"tar"), r"is compressed as a whole \(gzip\)"),
+    "a.tar.bz2": (b"BZh91AY&SY", r"is compressed as a whole \(bzip2\): unpack it with bunzip2"),
+    "a.tar.xz": (b"\xfd7zXZ\0\0", r"is compressed as a whole \(xz\): unpack it with unxz"),
+    "gz-within.tar": (gzip.compress(bytes(512)), r"is compressed as a whole \(gzip\)"),
+    "a.zip": (b"7z\xbc\xaf\x27\x1c", "is a 7z archive"),
+    "a.tfrecords-00000-of-00002": (b"some text", "is damaged, or no archive: get it again"),
+}
+
+
+@pytest.mark.parametrize("name", NO_ARCHIVE)
+def test_what_is_named_as_an_archive_and_is_none_is_told(tmp_path, name):
+    content, reason = NO_ARCHIVE[name]
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    make_tar(folder / "good.tar", [("a.png", IMAGES[0])])
+    (folder / name).write_bytes(content)
+    (tmp_path / "list.txt").write_text(f"shards/good.tar\nshards/{name}\n")
+    for source in (folder, folder / "*", tmp_path / "list.txt", tmp_path):
+        with pytest.raises(DatasetError, match=f"{name} {reason}"):
+            found(source)
+    with pytest.raises(DatasetError, match=f"{name} (is not a folder|{reason})"):
+        found(folder / name)
+
+
+def test_a_tar_and_the_table_beside_it(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    make_tar(tmp_path / "0.tar", [("0.png", IMAGES[0]), ("0.txt", b"a"), ("0.json", b"{}")])
+    table = pyarrow.table({"url": ["https://a"], "md5": [b"123"]})
+    pyarrow.parquet.write_table(table, tmp_path / "0.parquet")
+    (tmp_path / "0_stats.json").write_text("{}")
+    assert found(tmp_path) == {"0.tar/0.png": IMAGES[0]}
+    assert passed(tmp_path) == {
+        "0_stats.json": ".json",
+        "0.parquet": "table without images",
+        "0.tar/0.txt": ".txt",
+        "0.tar/0.json": ".json",
+    }
+
+
+def test_images_beside_archives_are_asked_for(tmp_path):
+    make_folder(tmp_path / "assets", 2, side=4)
+    (tmp_path / "data").mkdir()
+    make_parquet(tmp_path / "data/a.parquet", IMAGES[:2])
+    with pytest.raises(DatasetError, match=r"say which are meant by a pattern") as told:
+        found(tmp_path)
+    patterns = [text for text in str(told.value).split("'") if "**" in text]
+    assert [len(found(pattern)) for pattern in patterns] == [2, 2, 4]
+    with pytest.raises(DatasetError, match=r"say which"):
+        (tmp_path / "list.txt").write_text(".\n")
+        found(tmp_path / "list.txt")
+
+
+def test_upper_case_archives_and_those_in_listed_folders(tmp_path):
+    (tmp_path / "deep").mkdir()
+    with zipfile.ZipFile(tmp_path / "deep" / "FACES.ZIP", "w") as archive:
+        archive.writestr("a.png", IMAGES[0])
+    assert found(tmp_path / "deep") == {"FACES.ZIP/a.png": IMAGES[0]}
+    (tmp_path / "list.txt").write_text("deep\n")
+    assert found(tmp_path / "list.txt") == {"deep/FACES.ZIP/a.png": IMAGES[0]}
+    assert found(tmp_path / "d*") == {"deep/FACES.ZIP/a.png": IMAGES[0]}
+
+
+def test_tfrecords_of_other_resolutions_are_counted(tmp_path):
+    for exponent in (2, 3):
+        path = tmp_path / f"ffhq-r{exponent:02d}.tfrecords"
+        make_tfrecord(path, [picture(0, 2**exponent, 2**exponent)])
+    assert list(found(tmp_path, 8)) == ["ffhq-r03.tfrecords/record-000000000"]
+    assert passed(tmp_path, 8) == {"ffhq-r02.tfrecords": "TFRecord of another resolution"}
+
+
+@pytest.mark.parametrize("train, test", [("train", "val"), ("Training", "x/test2017")])
+def test_folders_called_train_and_val(tmp_path, capsys, train, test):
+    source = tmp_path / "source"
+    make_folder(source / train, 9, side=8)
+    make_folder(source / test, 3, side=8, seed=20)
+    assert main([str(source), "--out", str(tmp_path / "mixed"), *HOW, "--test-fraction", ".5"]) == 0
+    told = capsys.readouterr().out
+    assert f"9 images lie in folders for training ({train}/face-000.png), 3 in folders" in told
+    assert "--split fraction mixes them, --split folder keeps them apart" in told
+    assert main([str(source), "--out", str(tmp_path / "out"), *HOW, "--split", "folder"]) == 0
+    assert "mixes them" not in capsys.readouterr().out
+    assert sides(tmp_path / "out") == {
+        "train": [f"{train}/face-{i:03d}.png" for i in range(9)],
+        "test": [f"{test}/face-{i:03d}.png" for i in range(3)],
+    }
+    assert Manifest.load(tmp_path / "out").content["split"]["rule"] == "folder"
+    make_folder(source / "other", 1, side=8, seed=30)
+    assert main([str(source), "--out", str(tmp_path / "no"), *HOW, "--split", "folder"]) == 1
+    assert "'other/face-000.png' lies in no folder that is called train" in capsys.readouterr().err
+
+
+def test_tables_called_train_and_test(tmp_path):
+    for name, first, last in (("train-00000-of-00001", 0, 6), ("test-00000-of-00001", 6, 9)):
+        make_parquet(tmp_path / f"{name}.parquet", IMAGES[first:last])
+    assert main([str(tmp_path), "--out", str(tmp_path / "out"), *HOW, "--split", "folder"]) == 0
+    assert {part: len(names) for part, names in sides(tmp_path / "out").items()} == {
+        "train": 6,
+        "test": 3,
+    }
+
+
+def test_a_list_as_people_write_it(tmp_path):
+    make_folder(tmp_path, 3, side=4, names="ü {}.png")
+    expected = {f"ü {i}.png": encoded(picture(i, 4, 4)) for i in range(3)}
+    names = sorted(expected)
+    texts = {
+        "find": "".join(f"./{name}\n" for name in names).encode(),
+        "bom": b"\xef\xbb\xbf" + "\r\n".join(names).encode(),
+        "blanks": "".join(f"{name} \t\n" for name in names).encode(),
+        "utf-16": "\r\n".join(names).encode("utf-16"),
+    }
+    for content in texts.values():
+        (tmp_path / "list.txt").write_bytes(content)
+        assert found(tmp_path / "list.txt") == expected
+    (tmp_path / "blank.png ").write_bytes(IMAGES[0])
+    (tmp_path / "list.txt").write_text("blank.png \n")
+    assert found(tmp_path / "list.txt") == {"blank.png ": "unreadable"}
+
+
+def test_a_list_of_which_no_line_is_a_file(tmp_path, capsys):
+    make_folder(tmp_path, 3, side=4, names="{}.png")
+    (tmp_path / "list.txt").write_text("2.png 1\n0.png 0\n1.png 1\n")
+    assert main([str(tmp_path / "list.txt"), "--out", str(tmp_path / "out"), *HOW]) == 1
+    said = capsys.readouterr().err
+    assert "none of the 3 images of" in said
+    assert "the first: 0.png 0: not there; a line is a path and no more" in said
+
+
+def test_dot_slash_and_none_are_one_name(tmp_path):
+    bare = make_tar(tmp_path / "a.tar", [("faces/a.png", IMAGES[0]), ("b.png", IMAGES[1])])
+    dots = make_tar(tmp_path / "b.tar", [("./faces/a.png", IMAGES[0]), ("././b.png", IMAGES[1])])
+    assert found(dots) == found(bare) == {"faces/a.png": IMAGES[0], "b.png": IMAGES[1]}
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("./faces/a.png", IMAGES[0])
+        archive.writestr("./.hidden.png", IMAGES[0])
+    assert found(tmp_path / "a.zip") == {"faces/a.png": IMAGES[0]}
+    assert passed(tmp_path / "a.zip") == {".hidden.png": "hidden"}
+    # ".//etc" is below the archive, "/etc" is not
+    names = [(".//a.png", IMAGES[0]), ("/./b.png", IMAGES[0])]
+    refused = {"/b.png": "name leaves the archive"}
+    assert found(make_tar(tmp_path / "c.tar", names)) == {"a.png": IMAGES[0]} | refused
+
+
+@pytest.mark.parametrize("host, slash", [(0, True), (0, False), (10, True), (3, False)])
+def test_backslashes_of_windows(tmp_path, host, slash):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for i, name in enumerate(["faces\\man\\59999.png", "faces\\woman\\60000.png"]):
+            info = zipfile.ZipInfo("x")
+            info.filename, info.create_system = name, host
+            archive.writestr(info, IMAGES[i])
+        if slash:
+            archive.writestr("other/a.png", IMAGES[2])
+    names = ["faces/man/59999.png", "faces/woman/60000.png"]
+    assert found(tmp_path / "a.zip") == dict(zip(names, IMAGES)) | (
+        {"other/a.png": IMAGES[2]} if slash else {}
+    )
+
+
+def test_a_backslash_that_is_part_of_a_name_stays(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("faces/a\\b.png", IMAGES[0])
+    assert found(tmp_path / "a.zip") == {"faces/a\\b.png": IMAGES[0]}
+
+
+def test_names_that_are_no_text_are_shown(tmp_path, capsys):
+    source = make_folder(tmp_path / "source", 4, side=8)
+    (source / os.fsdecode(b"\xe9\n.gif")).write_bytes(b"x")
+    how = [*HOW, "--test-fraction", "0.5"]
+    assert main([str(source), "--out", str(tmp_path / "out"), *how]) == 0
+    assert r"passed over: 1 .gif ('\udce9\n.gif')" in capsys.readouterr().out
