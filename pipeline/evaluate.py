@@ -37,7 +37,8 @@ from tqdm import tqdm
 from dataprep.manifest import DatasetError, Manifest
 from pipeline import model, processes
 from pipeline.config import ConfigError, override, parse
-from pipeline.data.loaders import DataConfig, to_uint8
+from pipeline.data.config import DataConfig
+from pipeline.data.loaders import to_uint8
 from pipeline.metrics import frechet
 from pipeline.metrics.evaluation import Evaluation, EvaluationConfig, counted, metric_name
 from pipeline.metrics.features import FeaturesError

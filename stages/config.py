@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from pipeline.data.loaders import DataConfig
+from pipeline.data.config import DataConfig
 from pipeline.engines import EngineConfig
 from pipeline.metrics.evaluation import EvaluationConfig
 from pipeline.networks import Shape, StyleShape

@@ -130,7 +130,7 @@ class Report:
         self.folder.check()
         started, side = time.monotonic(), model.resolution
         count = min(SHOWN, self.manifest.count("test"))
-        x = next(
+        x, _ = next(
             split_images(
                 self.config.data,
                 self.manifest,

@@ -53,7 +53,8 @@ class Stage:
             e.optimizer.set_learning_rate(settings.lr)
         held, terms = [], []
         for _ in range(self.micro_batches):
-            start, x = next(self.starts), model.prepare(next(self.images))
+            start, (x, _) = next(self.starts), next(self.images)
+            x = model.prepare(x)
             seed_draws(self.config.seed, start, ENCODER)
             scale = self.engines[ENCODER].loss_scale.value
             product, images, values = objective.encoder_step(model, x, scale)

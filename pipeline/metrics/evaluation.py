@@ -13,7 +13,8 @@ from torch import Tensor
 
 from dataprep.manifest import Manifest
 from pipeline import processes
-from pipeline.data.loaders import DataConfig, split_images, to_uint8
+from pipeline.data.config import DataConfig
+from pipeline.data.loaders import split_images, to_uint8
 from pipeline.metrics import features, frechet
 from pipeline.metrics.features import Extractor, FeaturesError
 from pipeline.networks.family import ResolutionModel
@@ -120,9 +121,10 @@ class Evaluation:
         rounds = list(self._rounds(self.manifest.count(split)))
         mine = [batch for batch in rounds if batch is not None]
         indices = np.concatenate([np.array(b) for b in mine]) if mine else np.empty(0, np.int64)
-        yield from split_images(
+        batches = split_images(
             self.data, self.manifest, resolution, split, indices, self.config.batch, self.device
         )
+        yield from (images for images, _ in batches)
         yield from [None] * (len(rounds) - len(mine))
 
     def _reference(self, resolution: int, network, width: int):

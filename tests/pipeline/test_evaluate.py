@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from dataprep.manifest import Manifest
 from pipeline import evaluate
-from pipeline.data.loaders import DataConfig
+from pipeline.data.config import DataConfig
 from pipeline.metrics.evaluation import Evaluation, EvaluationConfig
 from pipeline.metrics.perceptual import VGG16Distance
 from tests.pipeline import trained

@@ -12,14 +12,9 @@ import torch
 
 from dataprep.manifest import DatasetError, Manifest
 from pipeline.data import order
-from pipeline.data.loaders import (
-    DataConfig,
-    reader,
-    split_images,
-    to_float,
-    to_uint8,
-    training_images,
-)
+from pipeline.data.config import DataConfig
+from pipeline.data.loaders import reader, split_images, to_float, to_uint8, training_images
+from tests.dataprep.pictures import encoded, picture
 
 CPU = torch.device("cpu")
 
@@ -51,9 +46,47 @@ def test_positions_are_shared_out_once_for_any_number_of_processes():
         assert [s for s in shares[0] if s < 32] == list(range(0, 32, 8 * world))
 
 
-def images(dataset, loader, starts, micro, flip=True):
+def batches(dataset, loader, starts, micro, flip=True):
     config = DataConfig(path=str(dataset), loader=loader, flip=flip)
     return list(training_images(config, Manifest.load(dataset), 16, 5, iter(starts), micro, CPU))
+
+
+def images(*arguments):
+    return [x for x, _ in batches(*arguments)]
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory):
+    """36 images of three classes; class c at sample i where the image's mean tells both."""
+    folder = tmp_path_factory.mktemp("labelled")
+    for i in range(36):
+        path = folder / "images" / "abc"[i % 3] / f"{i:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded(picture(i, 16, 16) // 4 + 64 * (i % 3)))
+    command = [sys.executable, "dataprep/shard.py", folder / "images", "--out", folder / "dataset"]
+    command += ["--max-resolution", "16", "--labels", "folder", "--shard-samples", "10"]
+    subprocess.run(command, check=True, capture_output=True)
+    return folder / "dataset"
+
+
+def test_loaders_give_the_label_of_each_image(labelled):
+    starts = range(0, 60, 6)
+    tars, betons = (batches(labelled, loader, starts, 6) for loader in ("webdataset", "ffcv"))
+    assert len(tars) == len(betons) == 10
+    for (x, labels), (_, others) in zip(tars, betons, strict=True):
+        assert labels.dtype == others.dtype == torch.int64 and torch.equal(labels, others)
+        means = to_uint8(x).float().mean((1, 2, 3))
+        assert torch.equal(labels, (means / 64).long())
+    assert len(torch.cat([labels for _, labels in tars]).unique()) == 3
+
+
+def test_a_split_gives_labels_and_a_dataset_without_classes_none(labelled, dataset):
+    for loader in ("webdataset", "ffcv"):
+        for path, shape in ((labelled, (2,)), (dataset, None)):
+            config, manifest = DataConfig(path=str(path), loader=loader), Manifest.load(path)
+            read = split_images(config, manifest, 4, "test", np.array([1, 0]), 2, CPU)
+            _, labels = next(read)
+            assert labels is None if shape is None else labels.shape == shape
 
 
 def test_loaders_agree_and_start_anywhere(dataset):
@@ -105,7 +138,7 @@ def test_a_split_in_order_with_a_smaller_last_batch(dataset):
         config = DataConfig(path=str(dataset), loader=loader)
         indices = np.arange(manifest.count("train"))
         read = list(split_images(config, manifest, 8, "train", indices, 32, CPU))
-        assert [len(x) for x in read] == [32, len(indices) - 32]
+        assert [len(x) for x, _ in read] == [32, len(indices) - 32]
 
 
 def test_floats_and_back():
@@ -146,6 +179,6 @@ def test_tars_may_be_more_than_the_files_usually_open_at_once(dataset, tmp_path)
         config = DataConfig(path=str(tmp_path), loader="webdataset")
         source = reader(config, Manifest.load(tmp_path), 4, "train", 40)
         (read,) = source.batches(np.arange(40))
-        assert read.shape == (40, 4, 4, 3)
+        assert read.images.shape == (40, 4, 4, 3)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)

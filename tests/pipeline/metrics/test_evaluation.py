@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from dataprep.manifest import Manifest
-from pipeline.data.loaders import DataConfig
+from pipeline.data.config import DataConfig
 from pipeline.metrics import evaluation, features, frechet
 from pipeline.metrics.evaluation import Evaluation, EvaluationConfig, find_extractor, metric_name
 from pipeline.metrics.features import Extractor, FeaturesError

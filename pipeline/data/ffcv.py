@@ -1,0 +1,60 @@
+"""Images and labels from a beton, by FFCV."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+from dataprep.manifest import Manifest
+from pipeline.data.batch import Batch
+
+
+class FFCVReader:
+    """Batches by index, read ahead by FFCV's threads."""
+
+    def __init__(self, manifest: Manifest, resolution: int, split: str, size: int, workers: int):
+        with torch_threads():
+            from ffcv.fields.decoders import SimpleRGBImageDecoder  # compiles for seconds
+            from ffcv.loader import Loader, OrderOption, epoch_iterator
+            from ffcv.transforms import ToTensor
+
+            # These pipelines stay on the CPU; FFCV's threads would claim memory of the first GPU.
+            epoch_iterator.IS_CUDA = False
+            self.loader = Loader(
+                str(manifest.beton(resolution, split)),
+                batch_size=size,
+                num_workers=workers,
+                os_cache=True,
+                order=OrderOption.SEQUENTIAL,
+                drop_last=False,
+                pipelines={"image": [SimpleRGBImageDecoder(), ToTensor()], "label": None},
+            )
+        # FFCV holds the samples' metadata in memory; a pipeline for labels would be compiled.
+        reader = self.loader.reader
+        field = f"f{reader.field_names.index('label')}"
+        self.labels = torch.from_numpy(reader.metadata[field].copy()) if manifest.classes else None
+
+    def batches(self, indices: np.ndarray) -> Iterator[Batch]:
+        """The samples at `indices`, in that order; the last batch may be smaller.
+
+        The images of a batch are valid until the next is asked for: FFCV uses their memory again.
+        """
+        # FFCV takes an order of its own making by name only; the loader reads it from here.
+        self.loader.traversal_order.indices = indices
+        self.loader.first_traversal_order = indices
+        with torch_threads():
+            batches = iter(self.loader)
+        done = 0
+        for (images,) in batches:
+            chosen = indices[done : done + len(images)]
+            done += len(images)
+            yield Batch(images, None if self.labels is None else self.labels[chosen])
+
+
+@contextmanager
+def torch_threads() -> Iterator[None]:
+    """Gives torch back its number of threads: FFCV sets it to that of its own readers."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
