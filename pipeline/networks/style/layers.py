@@ -9,11 +9,11 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-# Side of the high-resolution image from which the fused form of a resampling convolution is used:
-# below it, the plain form is as fast or faster although it does more arithmetic
-# (benchmarks/layers.py).
-FUSED_FROM = 128
+# Side of the high-resolution image from which the fused form of a resampling convolution is used.
+# Below it the plain form is faster on a CPU, for all its arithmetic (benchmarks/README.md).
+FUSED_FROM = 32
 
 
 def parameter(value: Tensor, lr_coefficient: float = 1.0) -> nn.Parameter:
@@ -67,7 +67,10 @@ def whiten(x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
 
 class _Whiten(torch.autograd.Function):
     """`whiten` with its backward pass in one piece: two reductions and two multiply-adds over the
-    image, where the composed one makes a pass for each operation (benchmarks/layers.py)."""
+    image, where the composed one makes a pass for each operation (benchmarks/layers.py).
+
+    It has no second derivative, and says so: autograd would take the saved scale for a constant.
+    """
 
     @staticmethod
     def forward(ctx, x: Tensor, eps: float):
@@ -81,6 +84,7 @@ class _Whiten(torch.autograd.Function):
         return y, mean, variance
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, g_y: Tensor, g_mean: Tensor, g_variance: Tensor):
         y, scale = ctx.saved_tensors
         g, wide = full_precision(g_y), full_precision(y)

@@ -51,6 +51,13 @@ def test_whiten_is_instance_norm_with_its_statistics():
     assert torch.autograd.gradcheck(lambda x: whiten(x, 1e-5), x)
 
 
+def test_a_second_derivative_is_refused():
+    x = torch.randn(2, 4, 6, 6, requires_grad=True)
+    (g,) = torch.autograd.grad(whiten(x, 1e-5)[0].square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        g.square().sum().backward()
+
+
 def test_whiten_of_half_precision_takes_its_statistics_in_full():
     x = (100 + torch.randn(2, 3, 16, 16)).bfloat16()
     y, mean, variance = whiten(x, 1e-5)

@@ -1,7 +1,7 @@
 """dataprep/shard.py against the loop that people write, on the same images in the same run:
 
-    python benchmarks/dataprep.py                              # drawn faces, 1,000 of each kind
-    python benchmarks/dataprep.py --photos faces.zip --images 300
+    python benchmarks/shard.py                              # drawn faces, 1,000 of each kind
+    python benchmarks/shard.py --photos faces.zip --images 300
 
 Two kinds of source: 256x256 JPEG, and 1024x1024 PNG made from them by enlarging and adding grain.
 All seven resolutions from 4 to 256, WebDataset tars and FFCV files.

@@ -1,0 +1,99 @@
+"""What a step costs, by counting instead of timing: runs anywhere, and gives the same each time.
+
+    python benchmarks/ledger.py [--config ffhq256] [--chip H100] [--micro-batch 4]
+    python benchmarks/ledger.py --resolution 256 --operations    # one stage, by kind of kernel
+
+Each stage of a configuration in eager mode, past its fade-in: multiply-accumulates per image, and
+per micro-batch the bytes that kernels read and write, the kernels, the peak memory of one process
+(`pipeline/ledger.py` says what counts), and the time of a roofline: each kernel at the peak rate of
+the chip's matrix units or of its memory, whichever takes longer, one after the other. No chip has
+reached it. Optimiser, average and loading are left out. Without --micro-batch, the whole batch of a
+step is one micro-batch, up to 512 images.
+"""
+
+import argparse
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.config import load
+from pipeline.ledger import Ledger, micro_batch
+from stages.config import Config
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+
+
+@dataclass(frozen=True)
+class Chip:
+    """Peak rates by the maker's data sheet, dense."""
+
+    flops: dict[str, float]
+    """Of the matrix units, by precision; fp32 is TF32, which cuDNN's convolutions take."""
+    bytes: float
+    """Per second, of the device memory."""
+
+    def seconds(self, ledger: Ledger, precision: str) -> float:
+        return ledger.seconds(self.flops[precision] / 2, self.bytes)
+
+
+# NVIDIA's data sheets "H100 Tensor Core GPU" (SXM), "H200 Tensor Core GPU" (SXM) and "A100 Tensor
+# Core GPU" (SXM, 80 GB); those of Hopper print the rates with sparsity, which are twice these.
+CHIPS = {
+    "H100": Chip({"bf16": 989.4e12, "fp16": 989.4e12, "fp32": 494.7e12}, 3.35e12),
+    "H200": Chip({"bf16": 989.4e12, "fp16": 989.4e12, "fp32": 494.7e12}, 4.8e12),
+    "A100": Chip({"bf16": 312e12, "fp16": 312e12, "fp32": 156e12}, 2.039e12),
+}
+
+
+def operations(ledger: Ledger, chip: Chip, precision: str) -> list[tuple[str, int, int, float]]:
+    """(name, kernels, bytes, seconds) of each kind of kernel, the longest first."""
+    kinds = defaultdict(lambda: [0, 0, 0.0])
+    for kernel in ledger.rows:
+        kind = kinds[kernel.name]
+        kind[0] += 1
+        kind[1] += kernel.bytes
+        kind[2] += kernel.seconds(chip.flops[precision] / 2, chip.bytes)
+    found = [(name, *values) for name, values in kinds.items()]
+    return sorted(found, key=lambda row: -row[3])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parser.add_argument("--config", default="ffhq256", help="a YAML file, or a name in configs/")
+    parser.add_argument("--chip", choices=CHIPS, default="H100")
+    parser.add_argument("--precision", choices=["bf16", "fp16", "fp32"], default="bf16")
+    parser.add_argument("--micro-batch", type=int, help="images (default: those of a step)")
+    parser.add_argument("--resolution", type=int, help="this stage alone")
+    parser.add_argument("--operations", action="store_true", help="list the kinds of kernels too")
+    given = parser.parse_args()
+    named = CONFIGS / f"{given.config}.yaml"
+    config = load(Config, named if named.exists() else given.config, given.overrides)
+    chip, hours, flops = CHIPS[given.chip], 0.0, 0.0
+    print(f"{given.config}, {given.precision}, roofline of one {given.chip}\n")
+    print("| px / images | G MAC per image | GiB moved | kernels | peak GiB | ms | images/s |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for stage in config.stages:
+        if given.resolution not in (None, stage.resolution):
+            continue
+        side, images = stage.resolution, given.micro_batch or stage.batch
+        ledger = micro_batch(config.shape, config.objective, side, images, given.precision)
+        seconds = chip.seconds(ledger, given.precision)
+        hours += seconds / images * stage.images / 3600
+        flops += 2 * ledger.macs / images * stage.images
+        print(
+            f"| {side} / {images} | {ledger.macs / images / 1e9:.2f} "
+            f"| {ledger.bytes / 2**30:.1f} | {ledger.kernels:,} | {ledger.peak / 2**30:.2f} "
+            f"| {seconds * 1e3:.1f} | {images / seconds:,.0f} |",
+            flush=True,
+        )
+        if given.operations:
+            for name, kernels, moved, s in operations(ledger, chip, given.precision):
+                print(f"    {name:<32} {kernels:>6,} {moved / 2**30:>8.2f} GiB {s * 1e3:>8.2f} ms")
+    print(f"\nThese stages: {flops / 1e18:.1f} EFLOP, {hours:.1f} h at the roofline")
+
+
+if __name__ == "__main__":
+    main()
