@@ -54,10 +54,12 @@ class DatasetError(Exception):
 
 
 class Shard(NamedTuple):
-    """One tar: its path and how many samples it holds."""
+    """One tar: its path, how many samples it holds, and what its bytes are."""
 
     path: Path
     samples: int
+    bytes: int
+    sha256: str
 
 
 def canonical_sha256(value: Any) -> str:
@@ -138,7 +140,10 @@ class Manifest:
     def tars(self, resolution: int, split: str) -> list[Shard]:
         """The WebDataset tars of one resolution and split, in the order of their samples."""
         files = self._select("webdataset", resolution, split)
-        return [Shard(self.folder / file["path"], file["samples"]) for file in files]
+        return [
+            Shard(self.folder / file["path"], file["samples"], file["bytes"], file["sha256"])
+            for file in files
+        ]
 
     def beton(self, resolution: int, split: str) -> Path:
         """The FFCV file of one resolution and split."""
@@ -173,13 +178,19 @@ class Manifest:
         if resolution is not None:
             self._has(resolution)
         for file in self.content["files"]:
-            if resolution is not None and file["resolution"] not in (resolution, None):
-                continue
-            path = self.folder / file["path"]
-            again = f"copy it again, or remove {self.folder} and prepare it again"
-            try:
-                size = path.stat().st_size
-            except OSError as error:
-                raise DatasetError(f"{path}: {error.strerror or error}; {again}") from None
-            if size != file["bytes"]:
-                raise DatasetError(f"{path} has {size} bytes instead of {file['bytes']}: {again}")
+            if resolution is None or file["resolution"] in (resolution, None):
+                self._check(file)
+
+    def check_beton(self, resolution: int, split: str) -> None:
+        """`check` for one FFCV file."""
+        self._check(self._select("ffcv", resolution, split)[0])
+
+    def _check(self, file: dict[str, Any]) -> None:
+        path = self.folder / file["path"]
+        again = f"copy it again, or remove {self.folder} and prepare it again"
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            raise DatasetError(f"{path}: {error.strerror or error}; {again}") from None
+        if size != file["bytes"]:
+            raise DatasetError(f"{path} has {size} bytes instead of {file['bytes']}: {again}")

@@ -39,14 +39,14 @@ def images(
 
 
 def from_tars(manifest: Manifest, side: int, split: str, first: int, count: int) -> Iterator[Image]:
-    for path, samples in manifest.tars(side, split):
+    for shard in manifest.tars(side, split):
         if count <= 0:
             return
-        if first < samples:
-            for member in itertools.islice(tars.read(path), first, first + count):
+        if first < shard.samples:
+            for member in itertools.islice(tars.read(shard.path), first, first + count):
                 yield Image(member.key, member.label, decode(member.image))
                 count -= 1
-        first = max(0, first - samples)
+        first = max(0, first - shard.samples)
 
 
 def from_beton(

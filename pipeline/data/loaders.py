@@ -23,9 +23,9 @@ SEGMENT = 1 << 17  # images of one process for which the order is laid out at a 
 
 def reader(config: DataConfig, manifest: Manifest, resolution: int, split: str, size: int):
     """What reads batches of `size` samples of one resolution and split by their indices."""
-    manifest.check(resolution)
     workers = min(config.workers, os.cpu_count())
     if config.loader == "ffcv":
+        manifest.check_beton(resolution, split)
         return FFCVReader(manifest, resolution, split, size, workers)
     return TarReader(manifest, resolution, split, size, workers)
 

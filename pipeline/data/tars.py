@@ -1,48 +1,38 @@
-"""Images and labels from local tars, at their offsets."""
+"""Images and labels from local tars, at their offsets, which are read when they are first needed.
+
+A dataset may have any number of tars: few are open at a time, and none is read before an image of
+it is asked for.
+"""
 
 import os
-import resource
 import tarfile
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from io import BytesIO
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 
-from dataprep.manifest import DatasetError, Manifest
+from dataprep.manifest import DatasetError, Manifest, Shard
 from pipeline.data.batch import Batch
+from pipeline.data.decode import decode, is_image
+
+OPEN = 16  # tars that a reader holds open
+MEMBER = np.dtype([("offset", "<i8"), ("size", "<i4"), ("label", "<i4")])
 
 
 class TarReader:
     """Batches by index, decoded ahead by threads."""
 
     def __init__(self, manifest: Manifest, resolution: int, split: str, size: int, workers: int):
-        self.size, self.workers, self.members, self.files = size, workers, [], []
-        self.labelled, labels = bool(manifest.classes), []
-        allow_files()
-        for shard in manifest.tars(resolution, split):
-            found = list(self._members(shard.path, labels))
-            if len(found) != shard.samples:
-                raise DatasetError(
-                    f"{shard.path} holds {len(found)} images instead of {shard.samples}: "
-                    "copy it again, or prepare the dataset again"
-                )
-            self.members += found
-        self.labels = torch.tensor(labels, dtype=torch.int64) if self.labelled else None
-
-    def _members(self, path, labels):
-        """(file descriptor, path, name, offset, bytes) of each image in a tar, in order."""
-        file = path.open("rb", buffering=0)
-        self.files.append(file)  # to be closed with this reader
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                if member.name.endswith(".cls"):
-                    labels.append(int(tar.extractfile(member).read()))
-                elif not member.name.endswith(".json"):
-                    yield file.fileno(), path, member.name, member.offset_data, member.size
+        self.side, self.size, self.workers = resolution, size, workers
+        self.labelled = bool(manifest.classes)
+        self.shards = manifest.tars(resolution, split)
+        self.ends = np.cumsum([shard.samples for shard in self.shards])
+        self.members: dict[int, np.ndarray] = {}  # of the shards that were asked for
+        self.opened = lru_cache(OPEN)(File)
 
     def batches(self, indices: np.ndarray) -> Iterator[Batch]:
         """The samples at `indices`, in that order; the last batch may be smaller."""
@@ -50,30 +40,81 @@ class TarReader:
         with ThreadPoolExecutor(self.workers) as pool:
             for first in range(0, len(indices), self.size):
                 chosen = indices[first : first + self.size]
-                labels = self.labels[chosen] if self.labelled else None
-                pending.append(([pool.submit(self._decode, i) for i in chosen], labels))
+                pending.append([pool.submit(self._sample, i) for i in chosen])
                 if len(pending) > 3:
-                    yield self._batch(*pending.popleft())
+                    yield self._batch(pending.popleft())
             while pending:
-                yield self._batch(*pending.popleft())
+                yield self._batch(pending.popleft())
 
-    @staticmethod
-    def _batch(images, labels) -> Batch:
-        return Batch(torch.from_numpy(np.stack([image.result() for image in images])), labels)
+    def _batch(self, pending) -> Batch:
+        images, labels = zip(*(sample.result() for sample in pending))
+        labels = torch.tensor(labels, dtype=torch.int64) if self.labelled else None
+        return Batch(torch.from_numpy(np.stack(images)), labels)
 
-    def _decode(self, index: int) -> np.ndarray:
-        descriptor, path, name, offset, size = self.members[index]
+    def _sample(self, index: int) -> tuple[np.ndarray, int]:
+        number = int(np.searchsorted(self.ends, index, "right"))
+        shard = self.shards[number]
+        file = self.opened(shard)
+        if number not in self.members:  # two threads may both look: they find the same
+            self.members[number] = members(shard)
+        offset, size, label = self.members[number][index - self.ends[number]].tolist()
+        data = file.read(offset, size)
+        return decode(data, self.side, shard.path, Name(shard.path, offset)), label
+
+
+class File:
+    """An open tar; closed once nobody holds it, also where the cache has dropped it meanwhile."""
+
+    def __init__(self, shard: Shard):
+        self.descriptor = None
         try:
-            with Image.open(BytesIO(os.pread(descriptor, size, offset))) as image:
-                return np.asarray(image)
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
+            self.descriptor = os.open(shard.path, os.O_RDONLY)
+        except OSError as error:
+            raise DatasetError(f"{shard.path}: {error.strerror}; copy it again") from None
+        size = os.fstat(self.descriptor).st_size
+        if size != shard.bytes:
             raise DatasetError(
-                f"{path}: {name} cannot be decoded ({error}); find all damage with "
-                f"dataprep/shard.py --verify"
-            ) from None
+                f"{shard.path} has {size} bytes instead of {shard.bytes}: copy it again"
+            )
+
+    def read(self, offset: int, size: int) -> bytes:
+        return os.pread(self.descriptor, size, offset)
+
+    def __del__(self):
+        if self.descriptor is not None:
+            os.close(self.descriptor)
 
 
-def allow_files() -> None:
-    """Lets this process keep as many files open as it may: a dataset can have thousands of tars."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+class Name:
+    """The name of the image at an offset of a tar, looked up when it is to be printed."""
+
+    def __init__(self, path: Path, offset: int):
+        self.path, self.offset = path, offset
+
+    def __str__(self) -> str:
+        with tarfile.open(self.path, "r:") as tar:
+            return next(member.name for member in tar if member.offset_data == self.offset)
+
+
+def members(shard: Shard) -> np.ndarray:
+    """Where the images of a tar lie, and their labels, -1 without: (samples,) of MEMBER."""
+    found = []
+    try:
+        with tarfile.open(shard.path, "r:") as tar:
+            while member := tar.next():
+                tar.members.clear()  # tarfile keeps a list of all that it has seen
+                if is_image(member.name):
+                    found.append((member.offset_data, member.size, -1))
+                elif member.name.endswith(".cls"):
+                    label = int(tar.extractfile(member).read())
+                    found[-1] = (*found[-1][:2], label)
+    except (tarfile.TarError, OSError, ValueError, IndexError) as error:
+        raise DatasetError(
+            f"{shard.path} is damaged ({error}): copy it again, or prepare the dataset again"
+        ) from None
+    if len(found) != shard.samples:
+        raise DatasetError(
+            f"{shard.path} holds {len(found)} images instead of {shard.samples}: "
+            "copy it again, or prepare the dataset again"
+        )
+    return np.array(found, MEMBER)

@@ -39,8 +39,11 @@ def test_what_it_tells(dataset):
     made = Manifest.load(dataset)
     assert made.resolutions == (4, 8) and made.classes == ("cat",)
     assert made.count("train") == 5 and made.count("test") == 1
-    assert made.tars(8, "train") == [Shard(dataset / "8-a.tar", 3), Shard(dataset / "8-b.tar", 2)]
-    assert made.tars(4, "test") == [Shard(dataset / "4-t.tar", 1)]
+    assert made.tars(8, "train") == [
+        Shard(dataset / "8-a.tar", 3, 9, "0" * 64),
+        Shard(dataset / "8-b.tar", 2, 6, "0" * 64),
+    ]
+    assert made.tars(4, "test") == [Shard(dataset / "4-t.tar", 1, 3, "0" * 64)]
     assert made.beton(8, "test") == dataset / "8-t.beton"
     made.check()
 

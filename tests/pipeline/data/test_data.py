@@ -168,12 +168,12 @@ def test_a_damaged_image_is_named(dataset, tmp_path):
         list(split_images(config, Manifest.load(broken), 16, "train", np.arange(8), 4, CPU))
 
 
-def test_tars_may_be_more_than_the_files_usually_open_at_once(dataset, tmp_path):
+def test_tars_may_be_more_than_the_files_that_a_process_can_open(dataset, tmp_path):
     command = [sys.executable, "dataprep/shard.py", dataset.parent / "images", "--out", tmp_path]
     command += ["--max-resolution", "4", "--formats", "webdataset", "--shard-samples", "1"]
     subprocess.run(command, check=True, capture_output=True)
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    limit = len(os.listdir("/proc/self/fd")) + 20
+    limit = len(os.listdir("/proc/self/fd")) + 25
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, before[1]))
     try:
         config = DataConfig(path=str(tmp_path), loader="webdataset")
@@ -182,3 +182,16 @@ def test_tars_may_be_more_than_the_files_usually_open_at_once(dataset, tmp_path)
         assert read.images.shape == (40, 4, 4, 3)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_only_the_tars_that_are_asked_for_are_read(dataset, tmp_path):
+    command = [sys.executable, "dataprep/shard.py", dataset.parent / "images", "--out", tmp_path]
+    command += ["--max-resolution", "4", "--formats", "webdataset", "--shard-samples", "10"]
+    subprocess.run(command, check=True, capture_output=True)
+    manifest = Manifest.load(tmp_path)
+    second = manifest.tars(4, "train")[1].path
+    second.write_bytes(second.read_bytes()[:-1])
+    source = reader(DataConfig(str(tmp_path), "webdataset"), manifest, 4, "train", 4)
+    assert len(next(source.batches(np.arange(4))).images) == 4
+    with pytest.raises(DatasetError, match=r"train-000001\.tar has \d+ bytes instead of"):
+        next(source.batches(np.arange(8, 12)))

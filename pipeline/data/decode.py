@@ -1,0 +1,33 @@
+"""An encoded image to pixels, with errors that name where it lies."""
+
+from io import BytesIO
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from dataprep.manifest import DatasetError
+
+ENDINGS = ("png", "webp", "jpeg", "jpg")  # of the members of a tar that are images
+
+
+def is_image(name: str) -> bool:
+    """Whether the member `name` of a tar is a sample's image, and not its class or notes."""
+    return name.rpartition(".")[2].lower() in ENDINGS
+
+
+def decode(data: bytes, side: int, shard: str, name: str) -> np.ndarray:
+    """uint8 (side, side, 3); DatasetError names the shard and the sample where that fails."""
+    try:
+        with Image.open(BytesIO(data)) as image:
+            pixels = np.asarray(image)
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise DatasetError(
+            f"{shard}: {name} cannot be decoded ({error}); find all damage with "
+            f"dataprep/shard.py --verify"
+        ) from None
+    if pixels.shape != (side, side, 3):
+        raise DatasetError(
+            f"{shard}: {name} is {pixels.shape} instead of {(side, side, 3)}: prepare the "
+            "dataset with dataprep/shard.py"
+        )
+    return pixels
