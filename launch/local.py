@@ -20,8 +20,9 @@ from pipeline import processes
 from pipeline.records.checkpoints import CheckpointError
 from pipeline.records.tracking import TrackingError
 from stages.config import Config
+from stages.health import DivergedError
 from stages.run_folder import LostRunError
-from stages.trainer import DivergedError, train
+from stages.trainer import train
 
 ERRORS = (*arguments.USER_ERRORS, CheckpointError, TrackingError, DivergedError, LostRunError)
 

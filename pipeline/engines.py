@@ -71,6 +71,9 @@ class Engine:
         self.loss_scale = LossScale(config.precision)
         self.skipped = 0
         """Steps left out because a gradient was not finite."""
+        self.skipped_in_row = 0
+        self.recent = [0, 0, 0]
+        """Since the last `take_recent`."""
         self.optimizer = EqualizedAdam(
             parameters, config.beta_2, config.eps, config.beta_1, config.eps_corrected
         )
@@ -101,6 +104,7 @@ class Engine:
 
         A step with a gradient that is not finite is left out, on all processes alike.
         """
+        self.recent[2] = self.recent[2] + ~product.detach().isfinite()
         self.deepspeed.backward(product * self.loss_scale.value)
         last = self.deepspeed.is_gradient_accumulation_boundary()
         if last:
@@ -110,7 +114,15 @@ class Engine:
         if last:
             applied = applied and self.deepspeed.was_step_applied()
             self.skipped += not applied
+            self.skipped_in_row = 0 if applied else self.skipped_in_row + 1
+            self.recent[0] += 1
+            self.recent[1] += not applied
             self.loss_scale.update(applied)
+
+    def take_recent(self) -> tuple[int, int, int]:
+        """Since the last call: steps, those left out, and this process's products not finite."""
+        recent, self.recent = self.recent, [0, 0, 0]
+        return recent[0], recent[1], int(recent[2])
 
     def _drop_if_not_finite(self) -> bool:
         """ZeRO leaves out such steps itself; without it, removing the gradients does."""

@@ -59,6 +59,15 @@ class StageConfig:
 
 
 @dataclass(frozen=True, config=STRICT)
+class FaultsConfig:
+    """What is done when something goes wrong. May differ when a training is resumed."""
+
+    step_back: Annotated[int, Field(ge=0)] = 0
+    """How often a training that has diverged returns to its newest checkpoint, to go on from there
+    with other draws and another order of images."""
+
+
+@dataclass(frozen=True, config=STRICT)
 class Config:
     """One training."""
 
@@ -77,6 +86,7 @@ class Config:
     every: Every = Field(default_factory=Every)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
+    faults: FaultsConfig = Field(default_factory=FaultsConfig)
     seed: int = 0
 
     @model_validator(mode="after")

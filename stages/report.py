@@ -26,6 +26,7 @@ from pipeline.records.journal import Journal
 from pipeline.records.tracking import Tracking
 from stages import plots, schedule
 from stages.config import Config
+from stages.health import Watch
 from stages.run_folder import RunFolder
 
 COLUMNS, SHOWN = 8, 32
@@ -41,6 +42,7 @@ class Report:
         self.config, self.folder, self.manifest = config, folder, manifest
         self.journal = Journal(folder.path / "metrics.jsonl")
         self.journal.rewind(images)
+        self.watch = Watch(self.journal.lines)
         self.tracking = Tracking(config.tracking, folder.path, config.name, tags(manifest))
         self.tracking.parameters(flat(plain(config)))
         plots.schedule(config, folder.pictures / "schedule.png")
@@ -97,7 +99,17 @@ class Report:
     def start_clock(self, images: int) -> None:
         self.since, self.since_images = time.monotonic(), max(images, self.bar.n)
 
-    def log(self, images: int, moment: schedule.Moment, values: dict[str, float]) -> None:
+    def rewind(self, images: int) -> None:
+        """Forgets what lies after `images`, which is about to be trained anew."""
+        with self.going_on("metrics.jsonl"):
+            self.journal.rewind(images)
+        self.bar.update(images - self.bar.n)
+        self.start_clock(images)
+
+    def log(
+        self, images: int, moment: schedule.Moment, values: dict[str, float], skipped: int
+    ) -> None:
+        """A line; `skipped` steps were left out since the one before."""
         now = time.monotonic()
         rate = (images - self.since_images) / (now - self.since)
         values = values | {"images_per_second": rate} | self.balance(moment, values)
@@ -110,7 +122,11 @@ class Report:
         terms = "  ".join(f"{name} {values[name]:.4g}" for name in shown if name in values)
         self.say(
             f"{images:>11,}  {side}x{side}  alpha {moment.alpha:.2f}  {terms}  {rate:.0f} img/s"
+            + (f"  {skipped} steps left out (gradients not finite)" if skipped else "")
         )
+        for name, warning in self.watch.read(values):
+            self.say(f"{images:>11,}  {side}x{side}  WARNING: {warning}")
+            self.tracking.tag(f"health.{name}", f"from {images:,} images on: {warning}")
         self.start_clock(images)
 
     def balance(self, moment: schedule.Moment, values: dict[str, float]) -> dict[str, float]:

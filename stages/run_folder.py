@@ -13,6 +13,7 @@ from stages.config import Config
 
 # What may differ when a training is resumed: none of it changes what is computed.
 FREE = ("name", "data.path", "data.loader", "data.workers", "tracking.", "evaluation.", "every.")
+FREE += ("faults.",)  # a step back changes what is computed from there on, as checkpoints record
 
 
 class LostRunError(Exception):

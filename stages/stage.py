@@ -59,6 +59,8 @@ class Stage:
             scale = self.engines[ENCODER].loss_scale.value
             product, images, values = objective.encoder_step(model, x, scale)
             self.engines[ENCODER].accumulate(product)
+            if "kl_fake" in values:
+                values["sample_spread"] = spread(images[-1].detach()) / spread(x)
             held.append((start, x, images))
             terms.append(values)
         for values in terms:
@@ -82,6 +84,11 @@ def seed_draws(seed: int, start: int, update: int) -> None:
     torch.manual_seed(int.from_bytes(digest, "big"))
 
 
+def spread(x: torch.Tensor) -> torch.Tensor:
+    """How much images (B, 3, R, R) differ: the standard deviation over B, over all of a pixel."""
+    return x.var(dim=0, correction=0).mean().sqrt()
+
+
 class Meter:
     """Means of terms over micro-batches, steps and processes, between two logs.
 
@@ -91,6 +98,8 @@ class Meter:
 
     def __init__(self):
         self.terms: list[Terms] = []
+        self.broken: list[str] = []
+        """Terms of this process that were not finite somewhere before the last reading."""
 
     def add(self, terms: list[Terms]) -> None:
         self.terms += terms
@@ -103,4 +112,5 @@ class Meter:
         sums = torch.stack([values.where(finite, 0).sum(dim=0), finite.sum(dim=0)])
         dist.all_reduce(sums)
         self.terms = []
+        self.broken = [name for name, ok in zip(names, finite.all(dim=0), strict=True) if not ok]
         return dict(zip(names, (sums[0] / sums[1]).tolist(), strict=True))

@@ -1,8 +1,8 @@
 """The training: from images seen to images seen, through all stages, to be resumed at any time."""
 
 import gc
-import math
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,16 +15,15 @@ from pipeline.metrics.evaluation import Evaluation, metric_name
 from pipeline.networks.family import ResolutionModel
 from pipeline.records import checkpoints
 from pipeline.records.checkpoints import Checkpoint, CheckpointError
-from stages import schedule
+from stages import health, schedule
 from stages.config import Config
+from stages.health import DivergedError
 from stages.report import Report
 from stages.run_folder import RunFolder
 from stages.stage import Meter, Stage
 from stages.stop import Stopped, StopSignals
 
-
-class DivergedError(Exception):
-    """The losses are not finite any more; the message says where, and what helps."""
+OTHER_DRAWS = 1_000_003  # between the seeds of a training that went back
 
 
 def train(config: Config, folder: Path) -> int:
@@ -49,6 +48,7 @@ class Trainer:
         self.ema = ModelEmaV3(self.networks)
         self.folder, self.meter = RunFolder(folder), Meter()
         self.images, self.stage, self.resumed = 0, None, None
+        self.draws = 0  # how often it went back after it diverged
         self.signals = StopSignals(dist.new_group(backend="gloo"))
         self.evaluation = Evaluation(
             config.evaluation, config.data, self.manifest, device, self.signals.check
@@ -70,8 +70,11 @@ class Trainer:
                 self.report.enter(schedule.at(self.config, self.images - 1))
             self.events()
             while self.images < total:
-                self.step()
-                self.events()
+                try:
+                    self.step()
+                    self.events()
+                except DivergedError as error:
+                    self.step_back(error)
                 self.signals.check()
             status = "FINISHED"
             return 0
@@ -97,16 +100,40 @@ class Trainer:
 
     def enter(self, moment: schedule.Moment) -> None:
         """Makes the stage of `moment`: engines over grown networks, in a new optimiser state."""
-        if self.stage is not None:
-            self.stage.close()
-            self.stage = None
-            gc.collect()  # its engines are in cycles, and hold memory that the next ones need
-        self.stage = Stage(self.config, moment, self.images, self.networks, self.manifest)
+        self.leave()
+        config = replace(self.config, seed=self.config.seed + OTHER_DRAWS * self.draws)
+        self.stage = Stage(config, moment, self.images, self.networks, self.manifest)
         if self.resumed is not None and self.images > moment.first:
             self.load_engines(self.resumed)
         self.resumed = None
         if self.report:
             self.report.enter(moment)
+
+    def step_back(self, error: DivergedError) -> None:
+        """Returns to the newest checkpoint, for other draws from there on, where that is allowed.
+
+        DivergedError, the one given, where it is not.
+        """
+        found = bool(processes.is_first() and checkpoints.newest_first(self.folder.checkpoints))
+        found = torch.tensor([found])
+        dist.broadcast(found, 0, group=self.signals.group)
+        if not found or self.draws >= self.config.faults.step_back:
+            raise error
+        self.say(f"{error}. Going back, number {self.draws + 1} of {self.config.faults.step_back}")
+        draws = self.draws + 1
+        self.leave()
+        self.meter = Meter()
+        self.resume()
+        self.draws = draws
+        if self.report:
+            self.report.rewind(self.images)
+
+    def leave(self) -> None:
+        """Closes the stage; its engines are in cycles, and hold memory that the next ones need."""
+        if self.stage is not None:
+            self.stage.close()
+            self.stage = None
+            gc.collect()
 
     def events(self) -> None:
         """What is due at this many images: log, pictures, checkpoint, evaluation, in this order."""
@@ -127,18 +154,12 @@ class Trainer:
 
     def log(self, moment: schedule.Moment) -> None:
         values = self.meter.read()
-        skipped = {e.skipped for e in self.stage.engines} if self.stage else {0}
-        values |= {"alpha": moment.alpha, "lr": moment.stage.lr, "skipped_steps": max(skipped)}
+        engines = self.stage.engines
+        skipped = max(e.skipped for e in engines)
+        values |= {"alpha": moment.alpha, "lr": moment.stage.lr, "skipped_steps": skipped}
         if self.report:
-            self.report.log(self.images, moment, values)
-        for name in ("loss_E", "loss_D"):
-            if not math.isfinite(values.get(name, 0.0)):
-                raise DivergedError(
-                    f"{name} is {values[name]} at {self.images:,} images. The checkpoints in "
-                    f"{self.folder.checkpoints} are from before. What helps: a larger beta_neg if "
-                    f"kl_fake had fallen below kl_real, a smaller one if kl_fake had run away, a "
-                    f"lower lr, or engine.precision=fp32"
-                )
+            self.report.log(self.images, moment, values, max(e.recent[1] for e in engines))
+        health.check(engines, values, self.meter.broken, moment, self.images, self.signals.group)
 
     @torch.no_grad()
     def pictures(self, moment: schedule.Moment) -> None:
@@ -177,6 +198,7 @@ class Trainer:
         weights = self.networks.state_dict()
         ema = self.ema.module.state_dict() | self.ema.module.derived()
         about = {"resolution": moment.stage.resolution, "alpha": moment.alpha, "engines": engines}
+        about["draws"] = self.draws
         self.report.checkpoint(self.images, Checkpoint(weights, ema, optimizer, about))
 
     def resume(self) -> None:
@@ -192,6 +214,7 @@ class Trainer:
         average = self.ema.module
         average.load_state_dict({name: found.ema[name] for name in average.state_dict()})
         self.images, self.resumed = found.about["images"], found
+        self.draws = found.about.get("draws", 0)
         self.say(f"continuing at {self.images:,} images from {path}")
 
     def newest(self) -> tuple[Path | None, Checkpoint | None]:

@@ -102,6 +102,11 @@ class Tracking:
         """A file, for the training's run."""
         self._send(self._keep, path)
 
+    def tag(self, key: str, value: str) -> None:
+        """A tag of the training's run and the stage's."""
+        for run in {PARENT, self.run}:
+            self._send(self._log, run, tags=[RunTag(key, value)])
+
     def end(self, status: str, whole_training: bool) -> None:
         """FINISHED, FAILED, KILLED or SCHEDULED (to be resumed), of the stage or of all."""
         self._send(self._end, self.run, status)
