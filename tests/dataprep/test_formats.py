@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from dataprep.formats import read
-from dataprep.manifest import DatasetError, Manifest
+from dataprep.manifest import DatasetError, Manifest, write
 from dataprep.shard import main
 from dataprep.verify import verify
 from tests.dataprep.archives import make_parquet, make_tar, make_tfrecord
@@ -121,3 +121,42 @@ def test_the_settings_are_in_the_manifest(tmp_path, source):
     settings = json.loads((tmp_path / "out/manifest.json").read_text())["settings"]
     assert settings == manifest.content["settings"]
     assert settings["tar_images"] == "webp" and settings["shard_samples"] == 8
+
+
+def test_pictures_that_are_not_square_are_counted_and_cut_as_asked(tmp_path, capsys):
+    source = make_folder(tmp_path / "faces", 12, side=16)
+    for i in range(3):
+        (source / f"wide-{i}.png").write_bytes(encoded(picture(50 + i, 32, 16)))
+    (source / "wide-3.png").write_bytes((source / "wide-2.png").read_bytes())
+    how = [str(source), *HOW, "--reject-limit", "0.5"]
+    assert main([*how, "--out", str(tmp_path / "centre")]) == 0
+    told = capsys.readouterr().out
+    assert "3 images are not square (wide-" in told
+    assert "the square in their middle was taken; --crop centre|top|pad|refuse chooses" in told
+    made = Manifest.load(tmp_path / "centre")
+    assert made.content["source"]["not_square"]["images"] == 3
+    assert made.content["settings"]["crop"] == "centre"
+    assert main([*how, "--out", str(tmp_path / "refuse"), "--crop", "refuse"]) == 0
+    refused = Manifest.load(tmp_path / "refuse")
+    assert refused.content["source"]["not_square"] is None
+    assert refused.count("train") + refused.count("test") == 12
+    assert "4 not square" in capsys.readouterr().out
+    assert main([*how, "--out", str(tmp_path / "pad"), "--crop", "pad"]) == 0
+    assert "white was put beside them" in capsys.readouterr().out
+    assert main([*how, "--out", str(tmp_path / "dry"), "--dry-run"]) == 0
+    assert "4 of them are not square (--crop centre)" in capsys.readouterr().out
+
+
+def test_a_dataset_of_before_is_complete_without_the_newer_settings(tmp_path, source, capsys):
+    out = tmp_path / "out"
+    content = made(source, out).content
+    content["settings"] = {
+        name: value
+        for name, value in content["settings"].items()
+        if name not in ("crop", "image_column", "label_column")
+    }
+    write(out, content)
+    assert made(source, out).digest == content["digest"]
+    assert "is complete: nothing to do" in capsys.readouterr().out
+    assert main([str(source), "--out", str(out), *HOW, "--crop", "top"]) == 1
+    assert "crop was 'centre' and is now 'top'" in capsys.readouterr().err

@@ -8,8 +8,8 @@ from dataprep.images.pyramid import FRACTION_BITS, pyramid
 from tests.dataprep.pictures import means, picture
 
 
-def levels(pixels: np.ndarray, top: int) -> dict[int, np.ndarray]:
-    return dict(pyramid(pixels, top))
+def levels(pixels: np.ndarray, top: int, crop: str = "centre") -> dict[int, np.ndarray]:
+    return dict(pyramid(pixels, top, crop=crop))
 
 
 def half_up(values: np.ndarray) -> np.ndarray:
@@ -61,6 +61,23 @@ def test_the_square_is_the_centre_of_the_image():
     wide, high = picture(3, 101, 32), picture(4, 32, 77)
     np.testing.assert_array_equal(levels(wide, 32)[32], wide[:, 34:66])
     np.testing.assert_array_equal(levels(high, 32)[32], high[22:54])
+
+
+def test_other_squares():
+    wide, high = picture(3, 101, 32), picture(4, 32, 77)
+    np.testing.assert_array_equal(levels(wide, 32, "top")[32], wide[:, 34:66])
+    np.testing.assert_array_equal(levels(high, 32, "top")[32], high[:32])
+    padded = levels(picture(5, 64, 37), 64, "pad")[64]
+    np.testing.assert_array_equal(padded[13:50], picture(5, 64, 37))
+    assert (padded[:13] == 255).all() and (padded[50:] == 255).all()
+    np.testing.assert_array_equal(levels(picture(6, 20, 64), 64, "pad")[64][:, 22:42, :], picture(6, 20, 64))  # fmt: skip  # noqa: E501
+    for pixels in (wide, high):
+        with pytest.raises(BadImageError, match="not square: ") as caught:
+            levels(pixels, 32, "refuse")
+        assert caught.value.kind == "not square"
+    square = picture(7, 32, 32)
+    for crop in ("centre", "top", "pad", "refuse"):
+        np.testing.assert_array_equal(levels(square, 32, crop)[32], square)
 
 
 def test_too_small_is_refused():
