@@ -1,30 +1,47 @@
-# `make demo` trains on faces it draws itself; `make test` runs every test. Both install what they need.
-PYTHON ?= python3
+# Everything below installs what it needs into .venv. `make help` lists the targets.
 BIN := .venv/bin
 UV := uv==0.13.9
 BUILD_PACKAGES := g++ libopencv-dev libturbojpeg0-dev pkg-config python3-dev python3-venv
 SLURM_PACKAGES := iproute2 mariadb-server-core munge slurm-client slurm-wlm-mysql-plugin slurmctld slurmd slurmdbd
 BROWSER_PACKAGES := chromium chromium-driver
 
-.PHONY: demo test lint lock system slurm browser clean
+# PYTHON=python3.13 chooses the interpreter of .venv, and makes .venv anew where it has another.
+FITS := import sys; sys.exit(sys.version_info < (3, 10))
+ifdef PYTHON
+ifneq ($(shell $(PYTHON) -V 2>&1),$(shell $(BIN)/python -V 2>&1))
+.PHONY: .venv/ready
+endif
+else
+PYTHON = $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python3.10 \
+  "$$(uv python find --no-project '>=3.10' 2>/dev/null)"; \
+  do "$$p" -c '$(FITS)' 2>/dev/null && echo "$$p" && break; done)
+endif
 
-demo: .venv/ready
+.PHONY: help demo test quick lint lock system slurm browser clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{ printf "make %-8s %s\n", $$1, $$2 }'
+
+demo: .venv/ready  ## draw faces, prepare them, train on them
 	$(BIN)/python launch/demo.py
 
-test: .venv/ready slurm browser lint
+test: .venv/ready slurm browser lint  ## every test and all checks (PYTEST="-k name": arguments of pytest)
 	$(BIN)/pytest $(PYTEST)
 
-lint: .venv/ready
+quick: .venv/ready  ## the fast tests, in two processes
+	$(BIN)/pytest -q -n 2 -m "not long and not slurm and not browser and not gpu" $(PYTEST)
+
+lint: .venv/ready  ## style, imports, types
 	$(BIN)/ruff check --quiet .
 	$(BIN)/lint-imports --no-cache
 
-lock: .venv/ready
+lock: .venv/ready  ## newest versions into requirements.lock
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.10 --extra test \
 	  --no-header --no-annotate setup.cfg -o requirements.lock
 
 .venv/ready: requirements.lock setup.cfg pyproject.toml | system
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' || \
-	  { echo "$$($(PYTHON) --version) is not one of 3.10 to 3.12: make PYTHON=python3.11 ..." >&2; exit 1; }
+	@python="$(PYTHON)"; $${python:-false} -c '$(FITS)' || { echo "no Python from 3.10 on$${python:+: $$python}; \
+	install one (apt-get install python3, or uv python install 3.13), or name one: make PYTHON=/path/to/python3" >&2; exit 1; }
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/pip install --quiet $(UV)
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -r requirements.lock
@@ -55,5 +72,5 @@ slurm:  # the tests bring up a real cluster; without these packages they skip an
 browser:  # the explorer is tested in one; without these packages that test skips and says so
 	$(call debian,$(BROWSER_PACKAGES),true)
 
-clean:
+clean:  ## remove .venv, runs and data
 	rm -rf .venv runs data build *.egg-info
