@@ -8,7 +8,7 @@ BROWSER_PACKAGES := chromium chromium-driver
 # PYTHON=python3.13 chooses the interpreter of .venv, and makes .venv anew where it has another.
 FITS := import sys; sys.exit(sys.version_info < (3, 10))
 ifdef PYTHON
-ifneq ($(shell $(PYTHON) -V 2>&1),$(shell $(BIN)/python -V 2>&1))
+ifneq ($(shell $(PYTHON) -V 2>&1),$(shell test -x $(BIN)/python && $(BIN)/python -V))
 .PHONY: .venv/ready
 endif
 else

@@ -35,6 +35,13 @@ def parser(description: str) -> argparse.ArgumentParser:
     p.add_argument(
         "--dry-run", action="store_true", help="print what would be started, and start nothing"
     )
+    p.add_argument(
+        "--keys",
+        nargs="?",
+        const="",
+        metavar="PREFIX",
+        help="print the keys of a configuration: type, default, meaning; those that begin so",
+    )
     return p
 
 

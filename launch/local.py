@@ -16,6 +16,7 @@ import torch
 from torch import multiprocessing
 
 from launch import arguments
+from launch.keys import print_keys
 from pipeline import processes
 from pipeline.records.checkpoints import CheckpointError
 from pipeline.records.tracking import TrackingError
@@ -36,6 +37,9 @@ def main() -> None:
     )
     given = parser.parse_args()
     try:
+        if given.keys is not None:
+            print_keys(Config, given.keys)
+            return
         config, folder = arguments.read(given)
         gpus = torch.cuda.device_count()
         count = given.processes or max(1, arguments.shareable(config, 1, gpus))

@@ -19,6 +19,7 @@ import submitit
 
 from launch import arguments, cluster
 from launch.job import Training
+from launch.keys import print_keys
 from pipeline.config import ConfigError
 from pipeline.records.tracking import store
 from stages.config import Config
@@ -41,6 +42,9 @@ def main() -> None:
     parser.add_argument("--follow", action="store_true", help="show the training's output")
     given = parser.parse_args()
     try:
+        if given.keys is not None:
+            print_keys(Config, given.keys)
+            return
         start(given)
     except arguments.USER_ERRORS as error:
         arguments.complain(error)

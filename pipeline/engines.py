@@ -31,7 +31,9 @@ class EngineConfig:
     zero_stage: Literal[0, 1, 2] = 1
     """What is split over processes: nothing, optimiser state, gradients as well."""
     beta_1: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Adam's decay of the mean of gradients."""
     beta_2: Annotated[float, Field(gt=0, lt=1)] = 0.99
+    """Adam's decay of the mean of squared gradients."""
     eps: Annotated[float, Field(gt=0)] = 1e-8
     """Compared with gradients that carry the objective's s: see spec C.1 before changing it."""
     eps_corrected: bool = False

@@ -107,7 +107,9 @@ class VAE:
 
     method: Literal["vae"] = "vae"
     beta_rec: NonNegative = 1.0
+    """Weight of the reconstruction error."""
     beta_kl: NonNegative = 1.0
+    """Weight of the KL of real images."""
     s: Annotated[float, Field(gt=0)] | None = None
     """Scale of the whole loss; none is 1 / (number of values in an image)."""
 
@@ -149,9 +151,13 @@ class IntroVAE:
     """m, in nats."""
     method: Literal["introvae"] = "introvae"
     beta_rec: NonNegative = 1.0
+    """Weight of the reconstruction error."""
     beta_kl: NonNegative = 1.0
+    """Weight of the KL of real images."""
     beta_neg: NonNegative = 1.0
+    """Weight of the hinge in L_E, and of the KL of generated images in L_D."""
     s: Annotated[float, Field(gt=0)] | None = None
+    """Scale of the whole loss; none is 1 / (number of values in an image)."""
     reconstructions_as_fakes: bool = True
     """Half of the generated images are reconstructions, as in the IntroVAE paper."""
 
@@ -200,11 +206,15 @@ class SoftIntroVAE:
 
     method: Literal["soft-introvae"] = "soft-introvae"
     beta_rec: NonNegative = 1.0
+    """Weight of the reconstruction error."""
     beta_kl: NonNegative = 1.0
+    """Weight of the KL: of real images in L_E, of generated ones in L_D."""
     beta_neg: NonNegative = 256.0
     """beta_kl within the exponential; of the order of the latent's length."""
     alpha: Positive = 2.0
+    """Of exp(alpha ELBO): how fast a generated image stops to count as its ELBO falls."""
     gamma: NonNegative = 1.0
+    """Weight of the generated images in L_D."""
     gamma_r: NonNegative = 0.0
     """Weight of the generated images' reconstruction error in L_D. The paper's 1e-8 is below the
     resolution of float32 and costs two decoder passes (spec B.6-5): the default is not to pay."""

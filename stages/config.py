@@ -21,9 +21,13 @@ class Every:
     """Images between two of the same; 0 is never. All but logs also come at the end of a stage."""
 
     log: Annotated[int, Field(gt=0)] = 10_000
+    """Losses, learning rate and speed."""
     pictures: Images = 100_000
+    """Grids of samples and of reconstructions."""
     checkpoint: Images = 100_000
+    """Checkpoints; older ones are removed, those at the ends of stages stay."""
     evaluation: Images = 0
+    """The metrics of `evaluation`."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -31,6 +35,7 @@ class StageConfig:
     """The training at one resolution."""
 
     resolution: Annotated[int, Field(ge=4)]
+    """Side of the images, a power of two; each stage doubles it."""
     images: Annotated[int, Field(gt=0)]
     """Images seen in this stage, those of the fade-in included."""
     batch: Annotated[int, Field(gt=0)]
@@ -40,6 +45,7 @@ class StageConfig:
     processes; all smaller divisors of it compute the same. What is decoded for a step is kept
     until the decoder's update: memory is saved by more processes, hardly by less of this."""
     lr: Annotated[float, Field(gt=0)]
+    """Learning rate of both networks."""
     fade: Images = 0
     """Images over which the resolution is faded in."""
     beta_neg: float | None = None
@@ -72,6 +78,7 @@ class Config:
     """One training."""
 
     name: str
+    """Of the run's folder below runs/, and of its run in MLflow."""
     data: DataConfig
     stages: Annotated[list[StageConfig], Field(min_length=1)]
     shape: Shape = Field(default_factory=StyleShape)
@@ -88,6 +95,7 @@ class Config:
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
     faults: FaultsConfig = Field(default_factory=FaultsConfig)
     seed: int = 0
+    """Of initial weights, data order and all random draws."""
 
     @model_validator(mode="after")
     def _grows(self):

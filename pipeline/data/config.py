@@ -13,6 +13,7 @@ class DataConfig:
     path: str
     """The folder that dataprep/shard.py made."""
     loader: Literal["ffcv", "webdataset"] = "ffcv"
+    """The files that are read: both hold the same images, in the same order."""
     flip: bool = True
     """Mirror half of the images, drawn anew in each pass over the data."""
     workers: Annotated[int, Field(ge=1)] = 4

@@ -32,7 +32,9 @@ class EvaluationConfig:
     """What to do where the weights cannot be had: not start, or compare other features, under
     their own name."""
     otherwise_weights: str | None = None
+    """The file of those other features, where they need one."""
     samples: Annotated[int, Field(ge=2)] = 50_000
+    """Samples that the Frechet distance is taken of; their number is in its name."""
     batch: Annotated[int, Field(ge=1)] = 50
     """Images sampled or read at once by one process."""
     cache: str | None = None

@@ -33,6 +33,7 @@ class TrackingConfig:
     uri: str | None = None
     """An MLflow tracking server or store; none is `mlflow.db` beside the run's folder."""
     experiment: str = "soft-introvae"
+    """The MLflow experiment that holds the runs."""
 
 
 class TrackingError(Exception):

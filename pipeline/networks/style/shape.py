@@ -11,14 +11,15 @@ class Shape:
     """Widths and depths of encoder and decoder; the defaults are the published ones (spec A.1)."""
 
     kind: Literal["style"] = "style"
+    """The family of networks."""
     resolution: Annotated[int, Field(ge=4)] = 256
     """Side of the largest image, a power of two."""
     latent: Annotated[int, Field(ge=1)] = 512
     """Length of z, of w and of the style features."""
     base_channels: Annotated[int, Field(ge=1)] = 64
-    """Channels at the largest side; they double with each halving of the side ..."""
+    """Channels at the largest side; they double with each halving of it."""
     max_channels: Annotated[int, Field(ge=1)] = 512
-    """... up to this."""
+    """Most channels at any side."""
     mapping_layers: Annotated[int, Field(ge=1)] = 8
     """Linear layers from z to w."""
     posterior_layers: Annotated[int, Field(ge=1)] = 3

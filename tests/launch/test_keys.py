@@ -1,0 +1,42 @@
+"""`--keys`: what it prints, and that every key says what it means."""
+
+import sys
+
+import pytest
+
+from launch import local, slurm
+from launch.keys import keys
+from pipeline.networks import Shape
+from stages.config import Config
+
+
+def test_every_key_has_a_docstring():
+    missing = [f"{key.name} {key.where}" for key in keys(Config) if not key.text]
+    assert not missing
+
+
+def test_names_are_those_that_an_override_takes():
+    names = {key.name for key in keys(Config)}
+    for name in ("name", "stages.N.every.log", "objective.method", "objective.margin"):
+        assert name in names
+    assert f"shape.{next(iter(Shape.__pydantic_fields__))}" in names
+
+
+@pytest.mark.parametrize("program", [local, slurm])
+def test_keys_are_printed_with_type_default_and_meaning(program, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["program", "--keys", "objective."])
+    program.main()
+    out = capsys.readouterr().out
+    assert "objective.method: vae | introvae | soft-introvae (chooses the keys below)\n" in out
+    line = "objective.beta_neg: float >= 0 (default 256.0, where objective.method=soft-introvae)\n"
+    assert (
+        f"{line}    beta_kl within the exponential; of the order of the latent's length.\n" in out
+    )
+    assert "objective.margin: float > 0 (required, where objective.method=introvae)\n" in out
+    assert "engine." not in out
+
+
+def test_an_unknown_prefix_names_those_that_exist(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["program", "--keys", "optimiser"])
+    with pytest.raises(SystemExit, match="no key begins with 'optimiser'; there are name, data, "):
+        local.main()
