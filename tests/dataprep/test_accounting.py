@@ -13,6 +13,8 @@ from tests.dataprep.archives import make_parquet, make_tar, make_tfrecord
 from tests.dataprep.pictures import encoded, make_folder, picture
 from tests.dataprep.test_sources import IMAGES, found, passed
 
+pytestmark = pytest.mark.long
+
 HOW = ["--max-resolution", "8", "--formats", "webdataset", "--workers", "1"]
 
 

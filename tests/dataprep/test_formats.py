@@ -14,6 +14,8 @@ from dataprep.verify import verify
 from tests.dataprep.archives import make_parquet, make_tar, make_tfrecord
 from tests.dataprep.pictures import encoded, make_folder, means, picture, read_tar, shard
 
+pytestmark = pytest.mark.long
+
 HOW = ["--max-resolution", "16", "--test-fraction", "0.3", "--shard-samples", "8"]
 
 

@@ -12,6 +12,8 @@ from dataprep.runtime.progress import Progress, duration, size
 from dataprep.shard import main
 from tests.dataprep.pictures import all_bytes, make_folder, shard, tar_pixels
 
+pytestmark = pytest.mark.long
+
 HOW = ["--max-resolution", "32", "--test-fraction", "0.3", "--shard-samples", "8"]
 
 

@@ -14,6 +14,8 @@ from dataprep.verify import verify
 from tests.dataprep.broken import unusable, unusual
 from tests.dataprep.pictures import ROOT, all_bytes, encoded, make_folder, picture, shard
 
+pytestmark = pytest.mark.long
+
 HOW = ["--max-resolution", "32", "--test-fraction", "0.3", "--shard-samples", "8"]
 
 

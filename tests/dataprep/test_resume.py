@@ -20,6 +20,8 @@ from dataprep.runtime import pool
 from dataprep.shard import main
 from tests.dataprep.pictures import ROOT, all_bytes, encoded, make_folder, picture, shard
 
+pytestmark = pytest.mark.long
+
 HOW = ["--max-resolution", "16", "--test-fraction", "0.3", "--shard-samples", "8"]
 
 

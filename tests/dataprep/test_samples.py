@@ -15,6 +15,8 @@ from tests.dataprep.archives import make_tar
 from tests.dataprep.test_accounting import HOW
 from tests.dataprep.test_sources import IMAGES, found, passed
 
+pytestmark = pytest.mark.long
+
 
 def labels(path, **columns) -> dict:
     return {name: label for name, (_, label) in found(path, labels=True, **columns).items()}

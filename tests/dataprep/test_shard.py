@@ -22,6 +22,8 @@ from tests.dataprep.pictures import (
     tar_pixels,
 )
 
+pytestmark = pytest.mark.long
+
 
 def beton_samples(path) -> tuple[np.ndarray, list[int]]:
     """Pixels (N, R, R, 3) and labels, by ffcv's own reader and field types."""

@@ -14,6 +14,8 @@ from tests.dataprep.test_accounting import HOW
 from tests.dataprep.test_samples import labels
 from tests.dataprep.test_sources import IMAGES, found, passed
 
+pytestmark = pytest.mark.long
+
 
 def table(path, columns: dict, types: dict | None = None):
     """A parquet file of columns; `types` are those that Hugging Face's schema tells."""

@@ -17,6 +17,8 @@ from dataprep.shard import main
 from dataprep.verify import verify
 from tests.dataprep.pictures import make_folder, shard
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory) -> Path:

@@ -12,6 +12,8 @@ import pytest
 from launch import local
 from tests.stages.tiny import tiny, write
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 
 

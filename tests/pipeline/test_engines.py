@@ -20,6 +20,8 @@ from pipeline.records.checkpoints import CheckpointError
 from tests.conftest import ROOT
 from tests.processes import run_together
 
+pytestmark = pytest.mark.long
+
 SHAPE = Shape(resolution=16, latent=16, base_channels=8, max_channels=16, mapping_layers=2)
 SIDE, MICRO, ACCUMULATION, STEPS, LR = 8, 3, 2, 4, 0.01
 OBJECTIVE = SoftIntroVAE(

@@ -17,6 +17,8 @@ from pipeline.metrics.perceptual import VGG16Distance
 from tests.pipeline import trained
 from tests.processes import run_together
 
+pytestmark = pytest.mark.long
+
 
 def run(dataset: str, checkpoint: str, out: str, *more: str) -> dict:
     """The values of the command, and what a training would have measured."""

@@ -17,6 +17,8 @@ from pipeline import processes
 from pipeline.explore import directions, edit
 from tests.pipeline import trained
 
+pytestmark = pytest.mark.long
+
 PATIENCE = 120  # seconds for anything the page does, on a machine that has other things to do
 
 

@@ -11,6 +11,8 @@ import pipeline
 from pipeline import convert
 from tests.pipeline import trained
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.parametrize(("resolution", "alpha"), [(16, 0.5), (8, 1.0)])
 def test_onnx_gives_what_torch_gives(tmp_path, resolution, alpha):

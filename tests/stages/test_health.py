@@ -11,6 +11,8 @@ from pipeline.engines import Engine
 from stages.health import Watch
 from tests.stages.tiny import journal, run, said, tiny
 
+pytestmark = pytest.mark.long
+
 
 class NotFinite:
     """Gradients are not finite in one process, from the `first` product on."""

@@ -25,6 +25,8 @@ from stages.stage import Meter
 from tests.processes import run_together
 from tests.stages.tiny import StopAt, journal, run, tiny
 
+pytestmark = pytest.mark.long
+
 LOSSES = ("loss_E", "loss_D", "rec", "kl_real", "kl_fake")
 
 

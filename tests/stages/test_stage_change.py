@@ -11,6 +11,8 @@ from stages.stage import Stage
 from tests.stages.test_processes import begin, fifty_steps
 from tests.stages.tiny import run
 
+pytestmark = pytest.mark.long
+
 
 def collect_in_the_second_stage(folder: Path) -> None:
     """Python collects its garbage once, after the first step of the second stage."""

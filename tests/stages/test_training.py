@@ -17,6 +17,8 @@ from PIL import Image
 
 from tests.stages.tiny import StopAt, final_weights, journal, run, said, tiny, write
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -14,6 +14,8 @@ from pipeline.networks.style.autoencoder import Autoencoder
 from pipeline.networks.style.shape import Shape
 from tests.processes import run_together
 
+pytestmark = pytest.mark.long
+
 RANDOM = Extractor("random", None, "random-1")
 
 

@@ -18,6 +18,8 @@ from pipeline.processes import free_port
 from pipeline.records import tracking
 from pipeline.records.tracking import Tracking, TrackingConfig, TrackingError
 
+pytestmark = pytest.mark.long
+
 
 @contextmanager
 def server(root: Path, port: int):

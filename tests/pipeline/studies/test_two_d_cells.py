@@ -21,6 +21,8 @@ from pipeline.studies.two_d import cells, metrics, settings, table, training
 from pipeline.studies.two_d.cells import Cell, CellError
 from pipeline.studies.two_d.training import Schedule
 
+pytestmark = pytest.mark.long
+
 TRACKING = TrackingConfig(experiment="two-d")
 CELL = Cell(
     "small",

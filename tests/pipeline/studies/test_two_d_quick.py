@@ -10,6 +10,8 @@ from pipeline.studies.two_d import metrics, settings
 from pipeline.studies.two_d.data import DISTRIBUTIONS
 from pipeline.studies.two_d.training import Schedule, Training
 
+pytestmark = pytest.mark.long
+
 # Means over the last 1,000 iterations, and how far another seed or batch may be from them. They
 # belong to the objective: with a sign, a stop-gradient or a coefficient changed they are others.
 EXPECTED = {

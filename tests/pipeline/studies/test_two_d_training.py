@@ -10,6 +10,8 @@ from pipeline.studies.two_d import networks, training
 from pipeline.studies.two_d.training import Schedule, Training, stacked
 from tests.pipeline.studies.test_two_d_networks import plain
 
+pytestmark = pytest.mark.long
+
 BATCH = 16
 SOFT = dict(beta_rec=0.7, beta_kl=0.3, beta_neg=1.1)
 FIELDS = {

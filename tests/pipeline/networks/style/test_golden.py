@@ -37,6 +37,7 @@ def test_sizes(filled):
     assert count == [26_789_952 + 1_050_624, 23_984_981 + 2_101_248]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", FIXTURES["cases"])
 def test_forward(filled, case):
     encoder, decoder = filled
@@ -72,6 +73,7 @@ def norm(tensors) -> float:
     return sum(t.square().sum().item() for t in tensors if t is not None) ** 0.5
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", FIXTURES["losses"])
 def test_losses_gradients_and_one_step(filled, case):
     encoder, decoder = (type(n)(Shape()).double() for n in filled)

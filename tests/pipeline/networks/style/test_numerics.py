@@ -36,6 +36,7 @@ def autoencoder() -> Autoencoder:
     return made
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("alpha", [1.0, 0.5])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("side", NARROW.resolutions)
