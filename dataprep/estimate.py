@@ -67,7 +67,7 @@ class Tried:
 
 def try_some(plan: Plan, folder: Path) -> Tried:
     """Make TRIED images, evenly spread over the source, as a worker would."""
-    tried, images = Tried(), Images(folder)
+    tried, images = Tried(), Images(plan)
     writers = Writers(folder, plan.settings, Unit("train", 0))
     begun = time.perf_counter()
     for sample in spread(plan):

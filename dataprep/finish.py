@@ -4,6 +4,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from dataprep.manifest import SPLITS, DatasetError
 from dataprep.plan import Plan, Unit
 from dataprep.rejects import Reject
 from dataprep.runtime import pool
-from dataprep.runtime.files import HashingFile, facts_of, store, write_whole
+from dataprep.runtime.files import HashingFile, facts_of, fsync, write_file
 from dataprep.runtime.sort import external_sort
 from dataprep.settings import versions
 from dataprep.work import entry, intact, read_json, record_path, records
@@ -65,37 +66,29 @@ class Beton(NamedTuple):
         return self.path
 
 
-class Assembler:
-    """Makes betons: `Assembler(folder)(beton)` returns its manifest entry.
+def assemble(plan: Plan, folder: Path, task: Beton) -> dict[str, Any]:
+    """Make a beton; returns its manifest entry.
 
-    One that is there already is kept if it was made of the same parts and its sha256 matches.
+    One that exists is kept if it was made of the same parts and its sha256 matches.
     """
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-
-    def __call__(self, task: Beton) -> dict[str, Any]:
-        plan = Plan(self.folder / "plan")
-        units = [unit for unit in plan.units if unit.part == task.part]
-        made_of = [
-            part
-            for _, record in records(self.folder, units)
-            for part in record["parts"]
-            if part["resolution"] == task.side
-        ]
-        record = self.folder / "records" / f"beton-r{task.side:03d}-{task.part}.json"
-        digest = manifest.canonical_sha256(made_of)
-        known = read_json(record)
-        if known and known["made_of"] == digest and intact(self.folder, known["file"]):
-            return known["file"]
-        parts = [beton.Part(self.folder / part["path"], part["samples"]) for part in made_of]
-        facts = beton.assemble(
-            self.folder / task.path, parts, task.side, plan.settings.beton_images
-        )
-        samples = sum(part.samples for part in parts)
-        file = entry(task.path, "ffcv", task.side, task.part, samples=samples, **facts._asdict())
-        write_whole(record, json.dumps({"made_of": digest, "file": file}).encode("ascii"))
-        return file
+    units = [unit for unit in plan.units if unit.part == task.part]
+    made_of = [
+        part
+        for _, record in records(folder, units)
+        for part in record["parts"]
+        if part["resolution"] == task.side
+    ]
+    record = folder / "records" / f"beton-r{task.side:03d}-{task.part}.json"
+    digest = manifest.canonical_sha256(made_of)
+    known = read_json(record)
+    if known and known["made_of"] == digest and intact(folder, known["file"]):
+        return known["file"]
+    parts = [beton.Part(folder / part["path"], part["samples"]) for part in made_of]
+    facts = beton.assemble(folder / task.path, parts, task.side, plan.settings.beton_images)
+    samples = sum(part.samples for part in parts)
+    file = entry(task.path, "ffcv", task.side, task.part, samples=samples, **facts._asdict())
+    write_file(record, json.dumps({"made_of": digest, "file": file}).encode("ascii"))
+    return file
 
 
 def finish(folder: Path, out: Path, plan: Plan, workers: int) -> Counter:
@@ -111,7 +104,7 @@ def finish(folder: Path, out: Path, plan: Plan, workers: int) -> Counter:
     if "ffcv" in plan.settings.formats:
         # The largest first, so that the last worker does not end long after the others.
         tasks = [Beton(part, side) for side in plan.settings.sides[::-1] for part in SPLITS]
-        betons = [file for _, file in pool.run(Assembler(folder), tasks, workers)]
+        betons = [file for _, file in pool.run(partial(assemble, plan, folder), tasks, workers)]
         betons.sort(key=lambda file: (SPLITS.index(file["split"]), file["resolution"]))
     tars = [
         file
@@ -194,18 +187,18 @@ def publish(folder: Path, out: Path) -> None:
     remove_all_but({file["path"] for file in listed}, folder)
     for file in listed:
         here = folder / file["path"]
-        store(here if here.exists() else out / file["path"])
+        fsync(here if here.exists() else out / file["path"])
     for name in PUBLISHED:
         if (folder / name).exists():
             (folder / name).rename(out / name)
     for inside in {(out / file["path"]).parent for file in listed}:
-        store(inside)
+        fsync(inside)
     for name in PUBLISHED:
         if (out / name).is_dir():
-            store(out / name)
-    store(out)
+            fsync(out / name)
+    fsync(out)
     (folder / manifest.NAME).rename(out / manifest.NAME)
-    store(out)
+    fsync(out)
     shutil.rmtree(folder, ignore_errors=True)  # NFS keeps our open lock; the next run tidies up
 
 
@@ -221,5 +214,5 @@ def store_units(folder: Path, units: list[Unit]) -> None:
     """Make what a task of an array has done outlast a power cut."""
     for unit, record in records(folder, units):
         for file in record["files"] + record["parts"]:
-            store(folder / file["path"])
-        store(record_path(folder, unit))
+            fsync(folder / file["path"])
+        fsync(record_path(folder, unit))

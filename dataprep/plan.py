@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 from dataprep import split
 from dataprep.classes import labels
 from dataprep.manifest import SPLITS, DatasetError
-from dataprep.runtime.files import store
+from dataprep.runtime.files import fsync
 from dataprep.runtime.sort import external_sort, read_rows, write_rows
 from dataprep.settings import Settings, versions
 from dataprep.sources.entry import ENDINGS, Asked, Entry, Passed, Refused, Said
@@ -96,7 +96,7 @@ class Plan:
             (making / "plan.json").write_text(json.dumps(content, indent=1), "ascii")
             (making / "sorted.jsonl").unlink()
             for path in (*making.iterdir(), making):
-                store(path)
+                fsync(path)
             if not folder.exists():  # another task of the same array may have been faster
                 making.rename(folder)
         finally:

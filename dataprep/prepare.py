@@ -10,6 +10,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,12 +19,12 @@ from dataprep.finish import duplicates, finish, publish, store_units
 from dataprep.manifest import DatasetError, Manifest
 from dataprep.plan import RULES_SHOWN, Plan, Unit, passed_over, shown
 from dataprep.rejects import Reject, Tally, Tolerance, summary
-from dataprep.runtime import pool
+from dataprep.runtime import files, pool
 from dataprep.runtime.lock import locked
 from dataprep.runtime.progress import Progress, duration
 from dataprep.settings import CROPS, Settings, refuse_changes, versions
 from dataprep.sources.entry import READ
-from dataprep.work import Checker, Maker, Task, read_record
+from dataprep.work import Images, Task, check_unit, make_unit, read_json, record_path
 
 PARTIAL = ".partial"
 CROPPED = {  # what was done with images that are not square
@@ -62,8 +63,12 @@ def prepare(
     folder = out / PARTIAL
     look_at(out)
     with locked(folder / "lock", shared=share is not None):
-        if share is None and (folder / manifest.NAME).exists():
-            publish(folder, out)
+        if share is None:
+            for path in folder.rglob(f"*{files.PARTIAL}"):  # left by killed runs
+                if path.is_file():
+                    path.unlink()
+            if (folder / manifest.NAME).exists():
+                publish(folder, out)
         made = complete(source, out, settings)
         if made:
             return made
@@ -187,10 +192,10 @@ def listed() -> Iterator:
 
 def missing(folder: Path, plan: Plan, units: list[Unit], workers: int, tally: Tally) -> list[Unit]:
     """The units that are not finished; the others' files are read again and count for `tally`."""
-    begun = [unit for unit in units if read_record(folder, unit) is not None]
+    begun = [unit for unit in units if record_path(folder, unit).exists()]
     finished, size = set(), plan.settings.shard_samples
     progress = Progress("checking what is done", size * len(begun))
-    for unit, rejects in pool.run(Checker(folder), begun, workers):
+    for unit, rejects in pool.run(partial(check_unit, Images(plan), folder), begun, workers):
         progress.add(size)
         if rejects is not None:
             finished.add(unit)
@@ -207,8 +212,9 @@ def make(folder: Path, plan: Plan, tasks: list[Task], workers: int, tally: Tally
     images = {t: min(size, counts[t.unit.part] - t.unit.number * size) for t in tasks}
     total, begun = sum(images.values()), time.monotonic()
     progress = Progress("preparing", total)
+    call = partial(make_unit, Images(plan), folder)
     try:
-        for task, (rejects, read) in pool.run(Maker(folder), tasks, workers, warn_of_death):
+        for task, (rejects, read) in pool.run(call, tasks, workers, warn_of_death):
             progress.add(images[task], read)
             if tally:
                 tally.add(Reject(*row[1:]) for row in rejects)
@@ -231,7 +237,7 @@ def drop_duplicates(folder: Path, plan: Plan, workers: int, tally: Tally) -> Non
     again = []
     for unit in plan.units:
         slots = sorted(dropped.get(unit, []))
-        if slots != read_record(folder, unit)["dropped"]:
+        if slots != read_json(record_path(folder, unit))["dropped"]:
             again.append(Task(unit, tuple(slots)))
     if again:
         print(f"{sum(map(len, dropped.values())):,} duplicates: {len(again):,} units made again")

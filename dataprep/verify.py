@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,7 +36,7 @@ def verify(folder: Path, workers: int) -> list[str]:
     problems = [*strays(made), *miscounts(made)]
     files = [Listed(**file) for file in made.content["files"]]
     progress = Progress("reading files", sum(file.samples for file in files))
-    for file, problem in pool.run(FileChecker(folder), files, workers):
+    for file, problem in pool.run(partial(check_file, folder), files, workers):
         progress.add(file.samples, file.bytes)
         problems += problem
     progress.close()
@@ -44,7 +45,7 @@ def verify(folder: Path, workers: int) -> list[str]:
 
     ranges = [Range(part, i) for part in SPLITS for i in range(0, made.count(part), RANGE)]
     progress = Progress("comparing images", sum(map(made.count, SPLITS)))
-    for task, found in pool.run(ImageChecker(folder), ranges, workers):
+    for task, found in pool.run(partial(check_images, made), ranges, workers):
         progress.add(min(RANGE, made.count(task.split) - task.first))
         problems += found
     progress.close()
@@ -87,21 +88,16 @@ class Listed(NamedTuple):
     sha256: str
 
 
-class FileChecker:
-    """`FileChecker(folder)(file)` tells what is wrong with a file, in a list."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-
-    def __call__(self, file: Listed) -> list[str]:
-        found = facts_of(self.folder / file.path)
-        if found is None:
-            return [f"{file.path} is missing, or cannot be read"]
-        if found.bytes != file.bytes:
-            return [f"{file.path} has {found.bytes} bytes instead of {file.bytes}"]
-        if found.sha256 != file.sha256:
-            return [f"{file.path} was altered: its sha256 differs"]
-        return []
+def check_file(folder: Path, file: Listed) -> list[str]:
+    """What is wrong with a file: at most one line."""
+    found = facts_of(folder / file.path)
+    if found is None:
+        return [f"{file.path} is missing, or cannot be read"]
+    if found.bytes != file.bytes:
+        return [f"{file.path} has {found.bytes} bytes instead of {file.bytes}"]
+    if found.sha256 != file.sha256:
+        return [f"{file.path} was altered: its sha256 differs"]
+    return []
 
 
 class Range(NamedTuple):
@@ -111,33 +107,27 @@ class Range(NamedTuple):
     first: int
 
 
-class ImageChecker:
-    """`ImageChecker(folder)(range)` tells what is wrong with the images of a range."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-
-    def __call__(self, task: Range) -> list[str]:
-        made = Manifest.load(self.folder)
-        count = min(RANGE, made.count(task.split) - task.first)
-        sources = {
-            (format, side): read.images(made, format, side, task.split, task.first, count)
-            for format in read.formats(made)
-            for side in made.resolutions
-        }
-        problems: list[str] = []
-        for line in read.index(made, task.split, task.first, count):
-            where = f"{task.split} {line['key']} ({line['name']})"
-            pool.note(where)
-            try:
-                found = {what: next(images) for what, images in sources.items()}
-                problems += (f"{where}: {text}" for text in compare(made, line, found))
-            except (StopIteration, DatasetError, ValueError, OSError) as error:
-                problems.append(f"{where}: {error or 'missing'}")
-                break
-        if len(problems) > SHOWN:
-            problems[SHOWN:] = [f"... and {len(problems) - SHOWN} more of {task.split}"]
-        return problems
+def check_images(made: Manifest, task: Range) -> list[str]:
+    """What is wrong with the images of a range, the first SHOWN problems."""
+    count = min(RANGE, made.count(task.split) - task.first)
+    sources = {
+        (format, side): read.images(made, format, side, task.split, task.first, count)
+        for format in read.formats(made)
+        for side in made.resolutions
+    }
+    problems: list[str] = []
+    for line in read.index(made, task.split, task.first, count):
+        where = f"{task.split} {line['key']} ({line['name']})"
+        pool.note(where)
+        try:
+            found = {what: next(images) for what, images in sources.items()}
+            problems += (f"{where}: {text}" for text in compare(made, line, found))
+        except (StopIteration, DatasetError, ValueError, OSError) as error:
+            problems.append(f"{where}: {error or 'missing'}")
+            break
+    if len(problems) > SHOWN:
+        problems[SHOWN:] = [f"... and {len(problems) - SHOWN} more of {task.split}"]
+    return problems
 
 
 def compare(

@@ -1,14 +1,14 @@
-"""What a worker does: one unit of work, from the plan's samples to tars and parts of betons.
+"""A unit of work: from samples of the plan to tars and parts of betons.
 
-What is done is told by a record, written last. A unit is finished when its record is there and
-every file it lists has the sha256 it tells; anything else is done again.
+A unit is finished when it has a record, which is written last, and every file in the record has its
+sha256. Anything else is made again.
 
     records/train-000003.json
-        files     the tars, as the manifest will list them
-        parts     of the betons, the same way (dataprep/formats/beton.py)
-        rejects   [slot, name, kind, reason] of each image left out
-        sources   [slot, sha256 of the source's bytes] of each image that is in
-        dropped   slots of images left out because others have the same bytes
+        files       the tars, as in the manifest
+        parts       the parts of betons (dataprep/formats/beton.py), likewise
+        rejects     [slot, name, kind, reason] of each rejected image
+        sources     [slot, sha256 of the source's bytes] of each other image
+        dropped     slots of images left out as duplicates
         not_square  slots of images that are in, and were cropped or padded
 """
 
@@ -28,7 +28,7 @@ from dataprep.images import encode
 from dataprep.images.decode import BadImageError, decode
 from dataprep.images.pyramid import pyramid
 from dataprep.plan import Plan, Sample, Unit
-from dataprep.runtime.files import facts_of, write_whole
+from dataprep.runtime.files import facts_of, write_file
 from dataprep.runtime.pool import note
 from dataprep.settings import RESOLUTIONS, Settings
 from dataprep.sources import tfrecord
@@ -45,47 +45,26 @@ class Task(NamedTuple):
         return str(self.unit)
 
 
-def record_path(folder: Path, unit: Unit) -> Path:
-    return folder / "records" / f"{unit}.json"
-
-
-def read_record(folder: Path, unit: Unit) -> dict[str, Any] | None:
-    """What was written of a finished unit; None where it is not there, or damaged."""
-    return read_json(record_path(folder, unit))
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """What a record holds; None where it is not there, or damaged."""
-    try:
-        return json.loads(path.read_text("ascii"))
-    except (OSError, ValueError):
-        return None
-
-
 class Images:
-    """Reads and decodes images of the plan in `folder`."""
+    """Reads and decodes the images of a plan."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, plan: Plan):
+        self.plan = plan
 
-    @cached_property  # opened in the worker, not sent to it
-    def plan(self) -> Plan:
-        return Plan(self.folder / "plan")
-
-    @cached_property
+    @cached_property  # opened in each worker
     def reader(self) -> Reader:
         return Reader(self.plan.containers, self.plan.settings.image_column)
 
     def read(self, sample: Sample) -> bytes:
-        """The bytes of an image in its source; BadImageError where they cannot be had."""
+        """The bytes of an image in its source; BadImageError if they cannot be read."""
         try:
             return self.reader.read(sample.container, sample.entry)
         except OSError as error:
             raise BadImageError("unreadable", error.strerror or str(error)) from None
 
     def levels(self, sample: Sample, data: bytes) -> tuple[list[tuple[int, np.ndarray]], bool]:
-        """(side, pixels) at every resolution, and whether the image was square; BadImageError
-        where it cannot be used."""
+        """(side, pixels) at every resolution, and whether the image was square; BadImageError if
+        it cannot be used."""
         record = self.plan.containers[sample.container].kind == "tfrecord"
         pixels = tfrecord.pixels(data) if record else decode(data)
         settings = self.plan.settings
@@ -93,49 +72,43 @@ class Images:
         return levels, pixels.shape[0] == pixels.shape[1]
 
 
-class Maker(Images):
-    """Makes units: `Maker(folder)(task)` writes below `folder`, where its plan lies.
+def make_unit(images: Images, folder: Path, task: Task) -> tuple[list, int]:
+    """Write the files and the record of a unit to `folder`.
 
-    What comes back are the rejects of the unit, and the bytes read from the source.
+    Returns its rejects, as in the record, and the bytes read from the source.
     """
-
-    def __call__(self, task: Task) -> tuple[list, int]:
-        unit, settings = task.unit, self.plan.settings
-        writers = Writers(self.folder, settings, unit)
-        rejects, sources, not_square, read = [], [], [], 0
+    unit = task.unit
+    writers = Writers(folder, images.plan.settings, unit)
+    rejects, sources, not_square, read = [], [], [], 0
+    for sample in images.plan.samples(unit):
+        note(sample.entry.name)
         try:
-            for sample in self.plan.samples(unit):
-                note(sample.entry.name)
-                try:
-                    data = self.read(sample)
-                    read += len(data)
-                    levels, square = self.levels(sample, data)
-                except BadImageError as error:
-                    rejects.append([sample.slot, sample.entry.name, error.kind, str(error)])
-                    continue
-                sources.append([sample.slot, hashlib.sha256(data).hexdigest()])
-                if sample.slot not in task.dropped:
-                    not_square += [] if square else [sample.slot]
-                    for side, pixels in levels:
-                        writers.add(sample, side, pixels)
-            files, parts = writers.close()
-        except BaseException:
-            writers.abandon()
-            raise
-        record = {
-            "files": files,
-            "parts": parts,
-            "rejects": rejects,
-            "sources": sources,
-            "dropped": list(task.dropped),
-            "not_square": not_square,
-        }
-        write_whole(record_path(self.folder, unit), json.dumps(record).encode("ascii"))
-        return rejects, read
+            data = images.read(sample)
+            read += len(data)
+            levels, square = images.levels(sample, data)
+        except BadImageError as error:
+            rejects.append([sample.slot, sample.entry.name, error.kind, str(error)])
+            continue
+        sources.append([sample.slot, hashlib.sha256(data).hexdigest()])
+        if sample.slot not in task.dropped:
+            not_square += [] if square else [sample.slot]
+            for side, pixels in levels:
+                writers.add(sample, side, pixels)
+    files, parts = writers.close()
+    record = {
+        "files": files,
+        "parts": parts,
+        "rejects": rejects,
+        "sources": sources,
+        "dropped": task.dropped,
+        "not_square": not_square,
+    }
+    write_file(record_path(folder, unit), json.dumps(record).encode("ascii"))
+    return rejects, read
 
 
 class Writers:
-    """The files of one unit: at each resolution a tar (or more) and a part of a beton."""
+    """The files of a unit: at each resolution a tar (or more) and a part of a beton."""
 
     def __init__(self, folder: Path, settings: Settings, unit: Unit):
         self.settings, self.unit = settings, unit
@@ -152,65 +125,59 @@ class Writers:
         return f"parts/r{side:03d}/{self.unit}"
 
     def add(self, sample: Sample, side: int, pixels: np.ndarray) -> None:
-        how = self.settings
-        lossy = None
-        if "jpeg" in (how.tar_images, how.beton_images):
-            lossy = encode.jpeg(pixels, how.jpeg_quality)
+        settings, lossy = self.settings, None
+        if "jpeg" in (settings.tar_images, settings.beton_images):
+            lossy = encode.jpeg(pixels, settings.jpeg_quality)
         if side in self.tars:
-            image = lossy if how.tar_images == "jpeg" else getattr(encode, how.tar_images)(pixels)
-            self.tars[side].add(sample.key, how.tar_images, image, sample.label)
+            codec = settings.tar_images
+            image = lossy if codec == "jpeg" else getattr(encode, codec)(pixels)
+            self.tars[side].add(sample.key, codec, image, sample.label)
         if side in self.parts:
-            raw = how.beton_images == "raw"
+            raw = settings.beton_images == "raw"
             image = np.ascontiguousarray(pixels).data.cast("B") if raw else lossy
             self.parts[side].add(image, sample.label)
 
     def close(self) -> tuple[list[dict], list[dict]]:
-        """The entries of the tars and of the parts, as the record lists them."""
+        """The manifest entries of the tars, and of the parts."""
+        split = self.unit.part
         files = [
-            entry(tar.pop("path"), "webdataset", side, self.unit.part, **tar)
+            entry(tar.pop("path"), "webdataset", side, split, **tar)
             for side, writer in self.tars.items()
             for tar in writer.close()
         ]
         parts = [
-            entry(self.part_path(side), "ffcv", side, self.unit.part, **writer.close())
+            entry(self.part_path(side), "ffcv", side, split, **writer.close())
             for side, writer in self.parts.items()
         ]
         return files, parts
 
-    def abandon(self) -> None:
-        for writer in (*self.tars.values(), *self.parts.values()):
-            writer.abandon()
 
+def check_unit(images: Images, folder: Path, unit: Unit) -> list | None:
+    """The rejects of a finished unit; None if it must be made (again).
 
-def entry(path: str, format: str, side: int | None, part: str | None, **facts) -> dict[str, Any]:
-    """A file as the manifest lists it; `facts` are its samples, bytes and sha256."""
-    return {"path": path, "format": format, "resolution": side, "split": part, **facts}
-
-
-class Checker(Images):
-    """Tells whether a unit is finished: `Checker(folder)(unit)` re-reads its files.
-
-    What comes back is the list of its rejects, or None where it must be made (again): also where
-    one of the rejects can be used by now, since somebody has repaired it.
+    That is also so if a rejected image can be used by now, because somebody has repaired it.
     """
+    record = read_json(record_path(folder, unit))
+    if record is None:
+        return None
+    if not all(intact(folder, file) for file in record["files"] + record["parts"]):
+        return None
+    rejected = {slot for slot, *_ in record["rejects"]}
+    for sample in images.plan.samples(unit) if rejected else ():
+        if sample.slot in rejected:
+            with contextlib.suppress(BadImageError):
+                images.levels(sample, images.read(sample))
+                return None
+    return record["rejects"]
 
-    def __call__(self, unit: Unit) -> list | None:
-        record = read_record(self.folder, unit)
-        if record is None:
-            return None
-        if not all(intact(self.folder, file) for file in record["files"] + record["parts"]):
-            return None
-        rejected = {slot for slot, *_ in record["rejects"]}
-        for sample in self.plan.samples(unit) if rejected else ():
-            if sample.slot in rejected:
-                with contextlib.suppress(BadImageError):
-                    self.levels(sample, self.read(sample))
-                    return None
-        return record["rejects"]
+
+def entry(path: str, format: str, side: int | None, split: str | None, **facts) -> dict[str, Any]:
+    """The manifest entry of a file; `facts` are its samples, bytes and sha256."""
+    return {"path": path, "format": format, "resolution": side, "split": split, **facts}
 
 
 def intact(folder: Path, file: dict[str, Any]) -> bool:
-    """Whether a file has the size and the sha256 that its entry tells."""
+    """Whether a file has the size and the sha256 of its manifest entry."""
     path = folder / file["path"]
     try:
         if path.stat().st_size != file["bytes"]:
@@ -220,7 +187,19 @@ def intact(folder: Path, file: dict[str, Any]) -> bool:
     return facts_of(path) == (file["bytes"], file["sha256"])
 
 
+def record_path(folder: Path, unit: Unit) -> Path:
+    return folder / "records" / f"{unit}.json"
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The content of a record; None if it is missing or damaged."""
+    try:
+        return json.loads(path.read_text("ascii"))
+    except (OSError, ValueError):
+        return None
+
+
 def records(folder: Path, units: list[Unit]) -> Iterator[tuple[Unit, dict[str, Any]]]:
-    """The record of each unit, one at a time; all of them must be there."""
+    """The record of each unit, one at a time; all must exist."""
     for unit in units:
-        yield unit, read_record(folder, unit)
+        yield unit, read_json(record_path(folder, unit))

@@ -1,23 +1,22 @@
 """FFCV's file format, version 2, for square RGB images (raw or JPEG) and an integer label.
 
-Written here and not by ffcv's DatasetWriter, whose pages come in the order in which its workers
-happen to be ready and which waits for ever when one of them dies. Every unit of work leaves a part,
-a plain file of images; `assemble` copies the parts into one beton, front to back, so that the bytes
-are the same whoever made the parts and in which order, and so that no two machines ever write into
-one file. No ffcv is imported (that takes seconds, with torch).
+By hand, because ffcv's DatasetWriter hangs when a worker dies, orders pages by chance, and takes
+seconds to import (with torch). Each unit of work writes a part, a plain file of images; `assemble`
+copies the parts, in order, into one beton. So the bytes do not depend on who made the parts, and no
+two machines write to one file.
 
-A part, little-endian: the images one after the other, then one SAMPLE (size, label) for each.
+A part, little-endian: the images, then one SAMPLE (size, label) for each.
 
 The beton, little-endian:
 
-    header            version, number of fields, page size, samples, place of the allocation table
+    header            version, number of fields, page size, samples, offset of the allocation table
     2 descriptors     type and name of the fields `image` (RGBImageField) and `label` (IntField)
-    metadata          one record per sample: mode (0 JPEG, 1 raw), width, height, place; label
-    pages             from a multiple of the page size on; no sample crosses from one to the next
-    allocation table  sample, place and size of every image
+    metadata          for each sample: mode (0 JPEG, 1 raw), width, height, offset; label
+    pages             start at a multiple of the page size; no image crosses a page boundary
+    allocation table  sample, offset and size of every image
 """
 
-from collections.abc import Iterable, Iterator
+import itertools
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,18 +43,18 @@ ALLOCATION = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
 SAMPLE = np.dtype([("size", "<i8"), ("label", "<i8")])
 
 VERSION = 2
-FIELDS = (("image", 2), ("label", 1))  # names, and ffcv's numbers for RGBImageField and IntField
+FIELDS = (("image", 2), ("label", 1))  # with ffcv's numbers of RGBImageField and IntField
 MODES = {"jpeg": 0, "raw": 1}
 METADATA_START = HEADER.itemsize + len(FIELDS) * DESCRIPTOR.itemsize
-MIN_PAGE = 2**21  # ffcv's least
-PER_PAGE = 10  # at least so many samples in a page, so that at most a tenth of it is empty
+MIN_PAGE = 2**21  # bytes, of ffcv
+PER_PAGE = 10  # samples at least: at most a tenth of a page is empty
 
 
 class PartWriter:
-    """The images of one unit of work at one resolution."""
+    """Writes the images of one unit of work at one resolution."""
 
     def __init__(self, path: Path):
-        self.file = HashingFile(path, passing=True)
+        self.file = HashingFile(path, temporary=True)
         self.samples: list[tuple[int, int]] = []
 
     def add(self, image: bytes | memoryview, label: int) -> None:
@@ -63,16 +62,13 @@ class PartWriter:
         self.samples.append((len(image), label))
 
     def close(self) -> dict[str, int | str]:
-        """End the part; tells its "samples", "bytes" and "sha256"."""
+        """Finish the part; returns its "samples", "bytes" and "sha256"."""
         self.file.write(np.array(self.samples, SAMPLE).tobytes())
         return {"samples": len(self.samples), **self.file.close()._asdict()}
 
-    def abandon(self) -> None:
-        self.file.abandon()
-
 
 class Part(NamedTuple):
-    """A finished part: its path and how many images it holds."""
+    """A finished part: its path and its number of images."""
 
     path: Path
     samples: int
@@ -85,99 +81,63 @@ class Part(NamedTuple):
             return np.frombuffer(file.read(length), SAMPLE)
 
 
-class Placer:
-    """Tells where one image after the other is to lie: behind its predecessor, or in a new page."""
-
-    def __init__(self, count: int, largest: int):
-        wanted = max(MIN_PAGE, PER_PAGE * largest)
-        self.page_bytes = 1 << (wanted - 1).bit_length()  # a power of two, as ffcv's own
-        end = METADATA_START + count * METADATA.itemsize
-        self.start = self.end = -(-end // self.page_bytes) * self.page_bytes
-
-    def place(self, sizes: Iterable[int]) -> np.ndarray:
-        """Byte offsets (N,) int64 of the next N images."""
-        places = []
-        for size in sizes:
-            left = -self.end % self.page_bytes
-            if size > left > 0:
-                self.end += left
-            places.append(self.end)
-            self.end += size
-        return np.array(places, np.int64)
+def layout(sizes: np.ndarray) -> tuple[int, np.ndarray, int]:
+    """For image sizes (N,): the page size, the offset of each image (N,), the end of the last."""
+    wanted = max(MIN_PAGE, PER_PAGE * int(sizes.max(initial=0)))
+    page = 1 << (wanted - 1).bit_length()  # a power of two, as ffcv's own
+    end = METADATA_START + len(sizes) * METADATA.itemsize
+    end += -end % page
+    offsets = np.empty(len(sizes), np.int64)
+    for i, size in enumerate(map(int, sizes)):
+        left = -end % page
+        if size > left > 0:
+            end += left
+        offsets[i] = end
+        end += size
+    return page, offsets, end
 
 
 def assemble(path: Path, parts: list[Part], side: int, images: str) -> Facts:
-    """Make the beton `path` of the images in `parts`; `images` is "raw" or "jpeg".
+    """Write the beton `path` of the images in `parts`; `images` is "raw" or "jpeg".
 
-    Goes through the parts several times, holding the table of one and a page of its images.
+    Holds one image, and 72 bytes for each (ffcv's reader holds 48).
     """
-    count = sum(part.samples for part in parts)
-    largest = max((int(part.table()["size"].max()) for part in parts if part.samples), default=0)
-    measure = Placer(count, largest)
-    for _ in placed(parts, measure):
-        pass
+    samples = np.concatenate([np.empty(0, SAMPLE), *(part.table() for part in parts)])
+    page, offsets, end = layout(samples["size"])
+    file = HashingFile(path)
 
     header = np.zeros((), HEADER)
     header["version"] = VERSION
     header["num_fields"] = len(FIELDS)
-    header["page_size"] = measure.page_bytes
-    header["num_samples"] = count
-    header["alloc_table_ptr"] = measure.end
+    header["page_size"] = page
+    header["num_samples"] = len(samples)
+    header["alloc_table_ptr"] = end
+    file.write(header.tobytes())
 
     descriptors = np.zeros(len(FIELDS), DESCRIPTOR)
     for descriptor, (name, type_id) in zip(descriptors, FIELDS):
         descriptor["type_id"] = type_id
         descriptor["name"][: len(name)] = list(name.encode())
+    file.write(descriptors.tobytes())
 
-    file = HashingFile(path)
-    try:
-        file.write(header.tobytes() + descriptors.tobytes())
-        write_metadata(file, placed(parts, Placer(count, largest)), side, MODES[images])
-        write_pages(file, placed(parts, Placer(count, largest)), measure.page_bytes)
-        write_allocations(file, placed(parts, Placer(count, largest)))
-        return file.close()
-    except BaseException:
-        file.abandon()
-        raise
+    metadata = np.zeros(len(samples), METADATA)
+    metadata["image"]["mode"] = MODES[images]
+    metadata["image"]["width"] = metadata["image"]["height"] = side
+    metadata["image"]["data_ptr"] = offsets
+    metadata["label"] = samples["label"]
+    file.write(metadata.tobytes())
+    del metadata
 
-
-Placed = Iterator[tuple[Part, np.ndarray, np.ndarray]]  # a part, its table, and its places
-
-
-def placed(parts: list[Part], placer: Placer) -> Placed:
+    layout_of = zip(map(int, samples["size"]), map(int, offsets))
     for part in parts:
-        table = part.table()
-        yield part, table, placer.place(table["size"].tolist())
+        with part.path.open("rb") as source:
+            for size, offset in itertools.islice(layout_of, part.samples):
+                file.write(bytes(offset - file.bytes))  # up to the next page
+                file.write(source.read(size))
 
-
-def write_metadata(file: HashingFile, parts: Placed, side: int, mode: int) -> None:
-    for _, table, places in parts:
-        metadata = np.zeros(len(table), METADATA)
-        metadata["image"]["mode"] = mode
-        metadata["image"]["width"] = metadata["image"]["height"] = side
-        metadata["image"]["data_ptr"] = places
-        metadata["label"] = table["label"]
-        file.write(metadata.tobytes())
-
-
-def write_pages(file: HashingFile, parts: Placed, page_bytes: int) -> None:
-    for part, table, places in parts:
-        page = places // page_bytes
-        stretches = np.split(np.arange(len(page)), np.flatnonzero(np.diff(page)) + 1)
-        with part.path.open("rb") as images:
-            for stretch in stretches:
-                if len(stretch) == 0:
-                    continue  # a part without images
-                file.write(bytes(int(places[stretch[0]]) - file.bytes))
-                file.write(images.read(int(table["size"][stretch].sum())))
-
-
-def write_allocations(file: HashingFile, parts: Placed) -> None:
-    first = 0
-    for _, table, places in parts:
-        allocations = np.zeros(len(table), ALLOCATION)
-        allocations["sample_id"] = np.arange(first, first + len(table))
-        allocations["ptr"] = places
-        allocations["size"] = table["size"]
-        file.write(allocations.tobytes())
-        first += len(table)
+    allocations = np.zeros(len(samples), ALLOCATION)
+    allocations["sample_id"] = np.arange(len(samples))
+    allocations["ptr"] = offsets
+    allocations["size"] = samples["size"]
+    file.write(allocations.tobytes())
+    return file.close()

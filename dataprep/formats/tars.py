@@ -1,4 +1,7 @@
-"""WebDataset tars with the same bytes every time: fixed order, owner and time, ustar headers."""
+"""WebDataset tars with the same bytes every time: fixed order, owner and time, ustar headers.
+
+webdataset's TarWriter is not used: it puts labels before images, pads to 10 kB and imports torch.
+"""
 
 import tarfile
 from collections.abc import Iterator
@@ -9,103 +12,79 @@ from dataprep.runtime.files import HashingFile
 
 MTIME = 946_684_800  # 2000-01-01 UTC: tar complains about 1970
 END = bytes(2 * tarfile.BLOCKSIZE)
-SIZE, CHECKSUM = slice(124, 136), slice(148, 156)  # where they are in a header
-
-
-def template() -> bytes:
-    """A header that lacks its name, size and checksum."""
-    info = tarfile.TarInfo()
-    info.mtime = MTIME
-    return info.tobuf(tarfile.USTAR_FORMAT)
-
-
-TEMPLATE = template()
 
 
 class Member(NamedTuple):
-    """One sample of a tar: its key, the ending and bytes of its image, its label or -1."""
+    """One sample: its key, the extension and bytes of its image, its label or -1."""
 
     key: str
-    ending: str
+    extension: str
     image: bytes
     label: int
 
 
 class TarWriter:
-    """One or more tars, written from the first sample to the last.
-
-    They are `name`.tar, and `name`_01.tar, `name`_02.tar ... where there is a limit in bytes to
-    each; one that holds a single sample may be larger. `close()` lists them as
-    {"path", "samples", "bytes", "sha256"}, with paths relative to `root`.
-    """
+    """Writes samples to `name`.tar and, where `limit` bounds the bytes of a tar, to `name`_01.tar,
+    `name`_02.tar ... A tar that holds a single sample may exceed the limit."""
 
     def __init__(self, root: Path, name: str, limit: int | None = None):
         self.root, self.name, self.limit = root, name, limit
         self.done: list[dict] = []
         self._open()
 
-    def add(self, key: str, ending: str, image: bytes, label: int) -> None:
-        """Append `key`.`ending`, and `key`.cls where `label` is not -1."""
-        members = header(f"{key}.{ending}", image), image, padding(image)
+    def add(self, key: str, extension: str, image: bytes, label: int) -> None:
+        """Append `key`.`extension`, and `key`.cls unless `label` is -1."""
+        content = member(f"{key}.{extension}", image)
         if label >= 0:
-            number = str(label).encode()
-            members += header(f"{key}.cls", number), number, padding(number)
-        size = sum(map(len, members))
-        full = self.limit is not None and self.file.bytes + size + len(END) > self.limit
+            content += member(f"{key}.cls", str(label).encode())
+        full = self.limit and self.file.bytes + len(content) + len(END) > self.limit
         if full and self.samples:
-            self._end()
+            self._close()
             self._open()
-        for member in members:
-            self.file.write(member)
+        self.file.write(content)
         self.samples += 1
 
     def close(self) -> list[dict]:
-        self._end()
+        """List the tars as {"path", "samples", "bytes", "sha256"}, paths relative to `root`."""
+        self._close()
         return self.done
 
-    def abandon(self) -> None:
-        self.file.abandon()
+    def abort(self) -> None:
+        self.file.abort()
 
     def _open(self) -> None:
-        more = f"_{len(self.done):02d}" if self.done else ""
-        self.path = f"{self.name}{more}.tar"
+        suffix = f"_{len(self.done):02d}" if self.done else ""
+        self.path = f"{self.name}{suffix}.tar"
         self.file = HashingFile(self.root / self.path)
         self.samples = 0
 
-    def _end(self) -> None:
+    def _close(self) -> None:
         self.file.write(END)
         facts = self.file.close()
         self.done.append({"path": self.path, "samples": self.samples, **facts._asdict()})
 
 
-def header(name: str, content: bytes) -> bytes:
-    """The ustar header of a member; by tarfile itself this takes 25 times as long."""
-    block = bytearray(TEMPLATE)
-    block[: len(name)] = name.encode("ascii")
-    block[SIZE] = b"%011o\0" % len(content)
-    block[CHECKSUM] = b" " * 8
-    block[CHECKSUM] = b"%06o\0 " % sum(block)
-    return bytes(block)
-
-
-def padding(content: bytes) -> bytes:
-    return bytes(-len(content) % tarfile.BLOCKSIZE)
+def member(name: str, content: bytes) -> bytes:
+    """A file in a tar: header, content, padding."""
+    info = tarfile.TarInfo(name)
+    info.size, info.mtime = len(content), MTIME
+    padding = bytes(-len(content) % tarfile.BLOCKSIZE)
+    return b"".join((info.tobuf(tarfile.USTAR_FORMAT), content, padding))
 
 
 def read(path: Path) -> Iterator[Member]:
-    """The samples of a tar of ours, one at a time; tarfile.TarError or OSError where damaged."""
+    """The samples of a tar written here; tarfile.TarError or OSError if it is damaged."""
     with tarfile.open(path, "r:") as archive:
-        pending = None
-        while member := archive.next():
-            archive.members.clear()  # tarfile keeps a list of all that it has seen
-            key, _, ending = member.name.partition(".")
-            content = archive.extractfile(member).read()
-            if ending == "cls":
-                yield pending._replace(label=int(content))
-                pending = None
+        sample = None
+        while info := archive.next():
+            archive.members.clear()  # tarfile keeps a list of all members
+            key, _, extension = info.name.partition(".")
+            content = archive.extractfile(info).read()
+            if extension == "cls":
+                sample = sample._replace(label=int(content))
                 continue
-            if pending:
-                yield pending
-            pending = Member(key, ending, content, -1)
-        if pending:
-            yield pending
+            if sample:
+                yield sample
+            sample = Member(key, extension, content, -1)
+        if sample:
+            yield sample

@@ -48,10 +48,10 @@ def run(
         todo, size = (again, 1) if again else (waiting, workers)
         running = {}
         try:
-            with worker_pool(size) as pool:
+            with worker_pool(call, size) as pool:
                 while todo or running:
                     while todo and len(running) < size:
-                        running[pool.submit(call, todo[0])] = todo[0]
+                        running[pool.submit(work, todo[0])] = todo[0]
                         todo.popleft()
                     for future in wait(running, return_when=FIRST_COMPLETED).done:
                         result = future.result()
@@ -70,10 +70,10 @@ def run(
 
 
 @contextlib.contextmanager
-def worker_pool(size: int) -> Iterator[ProcessPoolExecutor]:
-    """A pool whose workers are killed at the end, with whatever they still do."""
+def worker_pool(call: Callable, size: int) -> Iterator[ProcessPoolExecutor]:
+    """A pool whose workers are killed at the end, even while they work."""
     others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(size, fork, start_worker, (os.getpid(),))
+    pool = ProcessPoolExecutor(size, fork, start_worker, (call, os.getpid()))
     try:
         yield pool
     finally:
@@ -82,9 +82,16 @@ def worker_pool(size: int) -> Iterator[ProcessPoolExecutor]:
         pool.shutdown(cancel_futures=True)
 
 
-def start_worker(parent: int) -> None:
-    """Leave Ctrl-C to the parent, and have Linux kill the worker, which shares the parent's lock,
-    when the parent ends."""
+def work(task: Any) -> Any:
+    return work.call(task)
+
+
+def start_worker(call: Callable, parent: int) -> None:
+    """Leave Ctrl-C to the parent, and have Linux kill the worker when the parent ends.
+
+    (The worker holds the lock of the run, too.)
+    """
+    work.call = call  # inherited, not pickled, and kept between tasks
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     if prctl is not None:

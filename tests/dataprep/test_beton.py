@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dataprep.formats import beton
-from dataprep.formats.beton import Part, PartWriter, Placer
+from dataprep.formats.beton import Part, PartWriter
 from dataprep.images import encode
 from dataprep.images.decode import decode
 from tests.dataprep.pictures import picture
@@ -36,13 +36,12 @@ def test_no_sample_crosses_a_page_or_another(size):
     sizes = np.random.default_rng(0).integers(1, 300_000, 70).tolist()
     if size is not None:
         sizes = [size] * 70
-    placer = Placer(70, max(sizes))
-    places = np.concatenate([placer.place(sizes[:30]), placer.place(sizes[30:])])
-    ends = places + sizes
-    assert (places // placer.page_bytes == (ends - 1) // placer.page_bytes).all()
-    assert (places[1:] >= ends[:-1]).all() and ends[-1] == placer.end
-    assert places[0] >= beton.METADATA_START + 70 * beton.METADATA.itemsize
-    assert placer.page_bytes & (placer.page_bytes - 1) == 0 and placer.page_bytes < 2**32
+    page, offsets, end = beton.layout(np.array(sizes))
+    ends = offsets + sizes
+    assert (offsets // page == (ends - 1) // page).all()
+    assert (offsets[1:] >= ends[:-1]).all() and ends[-1] == end
+    assert offsets[0] >= beton.METADATA_START + 70 * beton.METADATA.itemsize
+    assert page & (page - 1) == 0 and page < 2**32
 
 
 def test_how_it_is_cut_into_parts_does_not_matter(tmp_path):
