@@ -36,7 +36,7 @@ lint: .venv/ready  ## style, imports, types
 	$(BIN)/lint-imports --no-cache
 
 lock: .venv/ready  ## newest versions into requirements.lock
-	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.10 --extra test \
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.10 --all-extras \
 	  --no-header --no-annotate setup.cfg -o requirements.lock
 
 .venv/ready: requirements.lock setup.cfg pyproject.toml | system

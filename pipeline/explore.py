@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from nicegui import run, ui
 from PIL import Image
 from torch import Tensor
 
@@ -27,6 +26,11 @@ from pipeline.networks.style.trained import Model
 from pipeline.pictures.grids import enlarged
 from pipeline.pictures.inputs import squared
 from pipeline.records.checkpoints import CheckpointError
+
+try:
+    from nicegui import run, ui
+except ModuleNotFoundError:
+    sys.exit("python -m pipeline.explore needs NiceGUI: pip install '.[explore]'")
 
 DIRECTIONS, REACH = 8, 3.0  # sliders, and how many standard deviations each goes
 SHOWN = 256  # pixels: smaller images are enlarged to about this

@@ -8,10 +8,10 @@ OUT/about.json     resolution, alpha, latent, the checkpoint, and the largest di
 import json
 import logging
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import torch
 from torch import Tensor, nn
 
@@ -51,6 +51,9 @@ class DecoderGraph(nn.Module):
 
 def onnx(checkpoint: Path, out: Path, resolution: int | None) -> str:
     """Writes the folder `out`; a line that says what. ModelError where the outputs differ."""
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        if find_spec(package) is None:
+            raise ModelError(f"ONNX needs {package}, which is not installed: pip install '.[onnx]'")
     loaded = model.load(checkpoint, resolution=resolution, device="cpu")
     if loaded.is_alae:
         raise ModelError("ALAE's encoder gives no posterior: it cannot be exported as one")
@@ -78,6 +81,8 @@ def onnx(checkpoint: Path, out: Path, resolution: int | None) -> str:
 
 def _export(graph: nn.Module, given: Tensor, path: Path, name: str, outputs: list[str]) -> float:
     """Exports for any size of batch; the largest relative difference to torch, for two sizes."""
+    import onnxruntime
+
     graph.eval()
     batch = torch.export.Dim("batch")
     with warnings.catch_warnings(), torch.no_grad():

@@ -1,9 +1,9 @@
 """What images are written as: a grid, a folder of PNGs, an array or a movie, told by the name."""
 
 from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
-import av
 import numpy as np
 import torch
 from PIL import Image
@@ -28,6 +28,8 @@ def check(out: Path) -> None:
         raise OutputError(f"{out} exists: name {KINDS}")
     if out.suffix not in ("", ".png", ".npy", *MOVIES):
         raise OutputError(f"{out} ends in {out.suffix}: name {KINDS}")
+    if out.suffix == ".mp4" and find_spec("av") is None:
+        raise OutputError(f"{out} needs PyAV: pip install '.[movies]', or name a .gif")
 
 
 def write(
@@ -80,6 +82,8 @@ def _frames(batches: Iterable[Tensor]) -> Iterator[np.ndarray]:
 
 def _mp4(path: Path, frames: Iterator[np.ndarray], frame_rate: int) -> None:
     """H.264 in 4:2:0, which every player and browser shows."""
+    import av
+
     with av.open(str(path), "w", format="mp4") as movie:
         stream = None
         for image in frames:
