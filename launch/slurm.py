@@ -23,7 +23,7 @@ from launch.keys import print_keys
 from pipeline.config import ConfigError
 from pipeline.records.tracking import store
 from stages.config import Config
-from stages.report import VERSION, version
+from stages.origin import VERSION, version
 
 PACKAGES = ("dataprep", "pipeline", "stages", "launch")
 SIGNAL_BEFORE = 120  # seconds between the signal to save and the end

@@ -46,6 +46,7 @@ from pipeline.metrics.perceptual import VGG16Distance
 from pipeline.networks.family import PRECISIONS, ModelError, ResolutionModel
 from pipeline.networks.style.trained import Model
 from pipeline.objective import kl_divergence
+from pipeline.records import names
 from pipeline.records.checkpoints import CheckpointError
 from pipeline.records.files import whole
 from pipeline.records.tracking import TrackingError, record
@@ -191,7 +192,9 @@ def report(loaded: Model, config: Config, values: dict, given: argparse.Namespac
         with whole(given.json) as beside:
             beside.write_text(json.dumps(about, indent=1) + "\n")
     if given.mlflow is not None:
-        uri = record(given.mlflow or None, model.find(given.checkpoint), about)
+        manifest = Manifest.load(config.data.path)
+        data = names.dataset(manifest, "train", side)
+        uri = record(given.mlflow or None, model.find(given.checkpoint), about, data)
         print(f"logged to {uri}")
 
 

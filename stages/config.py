@@ -22,8 +22,9 @@ class Every:
 
     log: Annotated[int, Field(gt=0)] = 10_000
     """Losses, learning rate and speed."""
-    pictures: Images = 100_000
-    """Grids of samples and of reconstructions."""
+    pictures: Images = 10_000
+    """Samples, reconstructions and interpolations: after so many images of a stage, and then after
+    twice, four times, ... as many."""
     checkpoint: Images = 100_000
     """Checkpoints; older ones are removed, those at the ends of stages stay."""
     evaluation: Images = 0

@@ -1,6 +1,7 @@
 """Plots over images seen: the schedule that will be followed, the losses that were."""
 
 from pathlib import Path
+from typing import BinaryIO
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -12,7 +13,7 @@ from stages.config import Config
 matplotlib.use("Agg")
 
 
-def schedule(config: Config, path: Path) -> None:
+def schedule(config: Config, path: Path | BinaryIO) -> None:
     """Fade-in, batch, learning rate and beta_neg and the ceiling of KL of a training."""
     total = schedules.total(config)
     points = sorted({total * i // 2000 for i in range(2001)})
@@ -40,7 +41,7 @@ def _ceiling(config: Config, moment: schedules.Moment) -> float:
     return float("nan") if found is None else found
 
 
-def losses(journal: Journal, path: Path) -> None:
+def losses(journal: Journal, path: Path | BinaryIO) -> None:
     """Losses, reconstruction error, the three KL and the speed, as logged."""
     curves = journal.curves()
     groups = {

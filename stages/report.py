@@ -1,37 +1,28 @@
 """What rank 0 writes down of a training: lines, journal, pictures, MLflow, checkpoints."""
 
 import contextlib
-import os
-import subprocess
 import sys
 import time
-from pathlib import Path
 
-import numpy as np
 import torch
-from PIL.Image import Image
 from tqdm import tqdm
 
 from dataprep.manifest import Manifest
-from pipeline import balance
+from pipeline import balance, processes
 from pipeline.config import flat, plain
-from pipeline.data.loaders import split_images, to_uint8
 from pipeline.networks.family import ResolutionModel
 from pipeline.objective import SoftIntroVAE
-from pipeline.pictures.grids import grid, reconstructions
-from pipeline.records import checkpoints
+from pipeline.records import checkpoints, names
 from pipeline.records.checkpoints import Checkpoint
 from pipeline.records.files import whole
 from pipeline.records.journal import Journal
 from pipeline.records.tracking import Tracking
-from stages import plots, schedule
+from stages import origin, page, pictures, plots, schedule
 from stages.config import Config
 from stages.health import Watch
 from stages.run_folder import RunFolder
 
-COLUMNS, SHOWN = 8, 32
 PATIENCE = 5  # logs in a row at the ceiling of KL before the user is warned
-VERSION = "version.txt"  # beside a copy of the code
 TOOK = "evaluation_seconds"  # in the lines of the journal that are evaluations
 
 
@@ -43,8 +34,9 @@ class Report:
         self.journal = Journal(folder.path / "metrics.jsonl")
         self.journal.rewind(images)
         self.watch = Watch(self.journal.lines)
-        self.tracking = Tracking(config.tracking, folder.path, config.name, tags(manifest))
+        self.tracking = Tracking(config.tracking, folder.path, config.name, origin.tags(manifest))
         self.tracking.parameters(flat(plain(config)))
+        self.tracking.dataset(names.dataset(manifest, "train"))
         plots.schedule(config, folder.pictures / "schedule.png")
         self.bar = tqdm(
             total=schedule.total(config),
@@ -73,12 +65,14 @@ class Report:
         """A stage begins or is taken up again; MLflow is told of it what it may have missed."""
         side = moment.stage.resolution
         self.bar.set_description(f"{side}x{side}")
+        data = names.dataset(self.manifest, "train", side)
         parameters = flat(plain(moment.stage))
         parameters["kl_ceiling"] = schedule.ceiling(self.config, moment.stage)
-        self.tracking.stage(side, self.config.name, parameters)
+        self.tracking.stage(side, self.config.name, parameters, data)
         for line in self.journal.lines:
-            if line["resolution"] == side:
-                self.tell(line, moment)
+            self.tell(line, of_stage=line["resolution"] == side)
+        if any(TOOK in line and line["images"] == moment.last for line in self.journal.lines):
+            self.finish(moment)
         self.at_ceiling = 0
         self.start_clock(moment.first)
 
@@ -86,15 +80,27 @@ class Report:
         """Into the journal, and from there to MLflow."""
         with self.going_on(f"metrics.jsonl at {images:,} images"):
             self.journal.write(images, moment.stage.resolution, values)
-        self.tell(self.journal.lines[-1], moment)
+        self.tell(self.journal.lines[-1])
 
-    def tell(self, line: dict, moment: schedule.Moment) -> None:
-        """A line of the journal, to MLflow; the training's run has what is measured at the end."""
-        values = {k: v for k, v in line.items() if k not in ("images", "resolution", TOOK)}
-        self.tracking.metrics(line["images"], values)
-        if TOOK in line and line["images"] == moment.last:
-            final = {f"{name}/{line['resolution']}": value for name, value in values.items()}
-            self.tracking.metrics(line["images"], final, on_parent=True)
+    def tell(self, line: dict, of_stage: bool = True) -> None:
+        """A line of the journal, to MLflow; evaluations to the training's run, too."""
+        images, side = line["images"], line["resolution"]
+        if TOOK in line:
+            values = names.with_best(self.evaluations(side, images))
+            on_parent = {names.at_resolution(k, side): v for k, v in values.items()}
+            self.tracking.metrics(images, on_parent, on_parent=True)
+        else:
+            values = {names.grouped(k): v for k, v in measured(line).items()}
+        if of_stage:
+            self.tracking.metrics(images, values)
+
+    def evaluations(self, side: int, until: int) -> list[tuple[int, dict[str, float]]]:
+        """(images, values) of the evaluations at a resolution."""
+        return [
+            (line["images"], measured(line))
+            for line in self.journal.lines
+            if TOOK in line and line["resolution"] == side and line["images"] <= until
+        ]
 
     def start_clock(self, images: int) -> None:
         self.since, self.since_images = time.monotonic(), max(images, self.bar.n)
@@ -112,7 +118,8 @@ class Report:
         """A line; `skipped` steps were left out since the one before."""
         now = time.monotonic()
         rate = (images - self.since_images) / (now - self.since)
-        values = values | {"images_per_second": rate} | self.balance(moment, values)
+        values = values | {"images_per_second": rate, "processes": processes.world_size()}
+        values |= self.balance(moment, values)
         if torch.cuda.is_available():
             values["peak_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
         self.write(images, moment, values)
@@ -142,37 +149,20 @@ class Report:
         return measured
 
     def pictures(self, images: int, model: ResolutionModel) -> None:
-        """Fixed test images over their reconstructions, and samples of fixed draws."""
+        """Files, and MLflow's steps; those at the ends of stages are on the training's run, too."""
         self.folder.check()
         started, side = time.monotonic(), model.resolution
-        count = min(SHOWN, self.manifest.count("test"))
-        x, _ = next(
-            split_images(
-                self.config.data,
-                self.manifest,
-                side,
-                "test",
-                np.arange(count),
-                count,
-                model.device,
-            )
-        )
-        torch.manual_seed(self.config.seed)
-        pictures = {
-            "reconstructions": reconstructions(
-                to_uint8(x), to_uint8(model.decode(model.encode(x)[0])), COLUMNS
-            ),
-            "samples": grid(to_uint8(model.generate(2 * SHOWN)), COLUMNS),
-        }
-        for name, picture in pictures.items():
-            self.show(images, f"{name}-{side:03}", picture)
+        ends = images in schedule.ends(self.config)
+        drawn = pictures.of(model, self.config.data, self.manifest, self.config.seed)
+        for name, picture in drawn.items():
+            path = self.folder.pictures / f"{name}-{side:03}-{images:09}.png"
+            with self.going_on(path.name):
+                with whole(path) as beside:
+                    picture.save(beside, format="png")
+                self.tracking.picture(images, name, path)
+                if ends:
+                    self.tracking.picture(images, name, path, on_parent=True)
         self.since += time.monotonic() - started
-
-    def show(self, images: int, name: str, picture: Image) -> None:
-        path = self.folder.pictures / f"{name}-{images:09}.png"
-        with self.going_on(path.name), whole(path) as beside:
-            picture.save(beside, format="png")
-        self.tracking.picture(images, name, picture)
 
     def knows(self, images: int, name: str) -> bool:
         return self.journal.has(images, name)
@@ -186,6 +176,29 @@ class Report:
         said = "  ".join(f"{name} {value:.5g}" for name, value in values.items())
         self.say(f"{images:>11,}  {side}x{side}  {said}  ({seconds:.0f} s)")
         self.since += seconds
+        if images == moment.last:
+            self.finish(moment)
+
+    def finish(self, moment: schedule.Moment) -> None:
+        """A stage is over and measured: its page, and its checkpoint as a model of MLflow's."""
+        started, side = time.monotonic(), moment.stage.resolution
+        path = self.folder.reports / f"stage-{side:03}.html"
+        with self.going_on(path.name):
+            if not path.exists():
+                text = page.of(
+                    self.config, self.manifest, self.journal, moment, self.folder.pictures
+                )
+                with whole(path) as beside:
+                    beside.write_text(text, encoding="utf-8")
+            self.tracking.artifact(path, on_parent=False)
+            self.tracking.artifact(path, "stages")
+        checkpoint = checkpoints.path_of(self.folder.checkpoints, moment.last)
+        if checkpoint.exists():
+            data = names.dataset(self.manifest, "train", side)
+            values = self.evaluations(side, moment.last)[-1][1]
+            name = f"{self.config.name}-r{side:03}"
+            self.tracking.model(name, moment.last, checkpoint, data, values)
+        self.since += time.monotonic() - started
 
     def checkpoint(self, images: int, checkpoint: Checkpoint) -> None:
         """Writes a checkpoint and removes older ones; those at the ends of stages stay."""
@@ -203,31 +216,14 @@ class Report:
 
     def end(self, status: str) -> None:
         self.bar.close()
-        with self.going_on("losses.png"):
-            plots.losses(self.journal, self.folder.pictures / "losses.png")
         for name in ("schedule.png", "losses.png"):
-            self.tracking.artifact(self.folder.pictures / name)
+            with self.going_on(name):
+                if name == "losses.png":
+                    plots.losses(self.journal, self.folder.pictures / name)
+                self.tracking.artifact(self.folder.pictures / name)
         self.tracking.end(status, whole_training=True)
 
 
-def version() -> str | None:
-    """The commit of the code that runs; of a copy made for a job, that which was copied."""
-    copied = Path(__file__).parent.parent / VERSION
-    if copied.exists():
-        return copied.read_text()
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    try:
-        said = subprocess.run(git, capture_output=True, text=True, check=False)
-    except OSError:
-        return None
-    return said.stdout.strip() or None
-
-
-def tags(manifest: Manifest) -> dict[str, str]:
-    """What produced a run: data, code, job."""
-    found = {"dataset.digest": manifest.digest, "dataset": str(manifest.folder.resolve())}
-    if code := version():
-        found["git"] = code
-    if "SLURM_JOB_ID" in os.environ:
-        found["slurm.job_id"] = os.environ["SLURM_JOB_ID"]
-    return found
+def measured(line: dict) -> dict[str, float]:
+    """A journal line's values, without when and how long they were measured."""
+    return {k: v for k, v in line.items() if k not in ("images", "resolution", TOOK)}

@@ -21,11 +21,12 @@ class LostRunError(Exception):
 
 
 class RunFolder:
-    """config.yaml, metrics.jsonl, mlflow.json, checkpoints/, pictures/; written by rank 0 alone."""
+    """config.yaml, metrics.jsonl, mlflow.json, checkpoints/, pictures/, reports/; by rank 0."""
 
     def __init__(self, path: Path):
         self.path = path
         self.checkpoints, self.pictures = path / "checkpoints", path / "pictures"
+        self.reports = path / "reports"
         self.claimed = path / "claimed-by"
         self.token = ""
 
@@ -34,7 +35,8 @@ class RunFolder:
 
         A process that was cut off from the others can wake when the job already runs elsewhere.
         """
-        self.pictures.mkdir(parents=True, exist_ok=True)
+        for folder in (self.pictures, self.reports):
+            folder.mkdir(parents=True, exist_ok=True)
         self.token = f"{socket.gethostname()} process {os.getpid()} at {time.time_ns()}"
         with whole(self.claimed) as beside:
             beside.write_text(self.token)

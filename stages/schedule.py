@@ -85,3 +85,8 @@ def ceiling(config: Config, stage: StageConfig) -> float | None:
 def due(images: int, batch: int, every: int) -> bool:
     """Whether the step that ended at `images` reached or passed a multiple of `every`."""
     return bool(every) and images // every > (images - batch) // every
+
+
+def due_growing(images: int, batch: int, first: int) -> bool:
+    """Whether the step that ended at `images` reached `first` or its double, fourfold, ..."""
+    return bool(first) and (images // first).bit_length() > ((images - batch) // first).bit_length()

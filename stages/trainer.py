@@ -1,6 +1,7 @@
 """The training: from images seen to images seen, through all stages, to be resumed at any time."""
 
 import gc
+import signal
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -79,7 +80,7 @@ class Trainer:
             status = "FINISHED"
             return 0
         except Stopped as stopped:
-            status = "SCHEDULED"
+            status = "SCHEDULED" if stopped.number == signal.SIGUSR2 else "KILLED"
             self.say(f"stopping on {stopped} at {self.images:,} images")
             self.checkpoint()
             return stopped.number
@@ -144,7 +145,7 @@ class Trainer:
         ends = self.images == moment.last
         if self.meter.terms and (ends or schedule.due(self.images, batch, every.log)):
             self.log(moment)
-        if ends or schedule.due(self.images, batch, every.pictures):
+        if ends or schedule.due_growing(self.images - moment.first, batch, every.pictures):
             self.pictures(moment)
         saved = checkpoints.path_of(self.folder.checkpoints, self.images).exists()
         if not saved and (ends or schedule.due(self.images, batch, every.checkpoint)):

@@ -10,7 +10,7 @@ import pytest
 from mlflow import MlflowClient
 
 from launch.slurm import snapshot
-from stages.report import version
+from stages.origin import version
 from tests.conftest import ROOT
 from tests.stages.tiny import final_weights, journal, tiny, write
 
@@ -45,7 +45,7 @@ def whole(config, slurm_cluster, tmp_path_factory) -> tuple[Path, str]:
 
 def test_the_copy_of_the_code_knows_its_commit(tmp_path):
     snapshot(tmp_path)
-    copy = [sys.executable, "-c", "from stages.report import version; print(version())"]
+    copy = [sys.executable, "-c", "from stages.origin import version; print(version())"]
     run = subprocess.run(copy, cwd=tmp_path / "code", capture_output=True, text=True, check=True)
     assert run.stdout.strip() == (version() or "unknown")
 
@@ -63,7 +63,7 @@ def test_four_nodes_train_two_stages_and_mlflow_holds_both(whole, slurm_cluster)
     for side in (4, 8):
         distance = runs[f"tiny {side}x{side}"].data.metrics["fd_random_40"]
         assert distance > 0
-        assert distance == runs["tiny"].data.metrics[f"fd_random_40/{side}"]
+        assert distance == runs["tiny"].data.metrics[f"fd_random_40/r{side:03}"]
     assert runs["tiny"].data.tags["slurm.job_id"] == job
 
 

@@ -54,13 +54,15 @@ def test_mlflow_holds_a_run_for_the_training_and_one_for_each_stage(whole):
     assert set(runs) == {"tiny", "tiny 4x4", "tiny 8x8"}
     assert {r.info.status for r in runs.values()} == {"FINISHED"}
     assert parent.data.params["stages.1.resolution"] == "8"
-    assert {"fd_random_40/4", "fd_random_40/8", "reconstruction_mse/8"} <= set(parent.data.metrics)
+    assert {"fd_random_40/r004", "fd_random_40/r008", "reconstruction_mse/r008"} <= set(
+        parent.data.metrics
+    )
     for side, last in ((4, 96), (8, 256)):
         child = runs[f"tiny {side}x{side}"]
         assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
-        steps = [m.step for m in client.get_metric_history(child.info.run_id, "loss_E")]
+        steps = [m.step for m in client.get_metric_history(child.info.run_id, "train/loss_E")]
         assert steps == list(range(16 if side == 4 else 112, last + 1, 16))
-        assert child.data.metrics["fd_random_40"] == parent.data.metrics[f"fd_random_40/{side}"]
+        assert child.data.metrics["fd_random_40"] == parent.data.metrics[f"fd_random_40/r{side:03}"]
         images = client.list_artifacts(child.info.run_id, "images")
         assert any("samples" in image.path for image in images)
 
@@ -124,11 +126,11 @@ def test_mlflow_is_told_from_the_journal_what_it_has_missed(dataset, tmp_path):
     runs = {r.info.run_name: r for r in client.search_runs([experiment])}
     assert {r.info.status for r in runs.values()} == {"FINISHED"}
     stage = runs["tiny 8x8"]
-    steps = [m.step for m in client.get_metric_history(stage.info.run_id, "loss_E")]
+    steps = [m.step for m in client.get_metric_history(stage.info.run_id, "train/loss_E")]
     assert steps == list(range(112, 257, 16))
     measured = dict(journal(folder, "fd_random_40"))[256]
     assert stage.data.metrics["fd_random_40"] == measured
-    assert runs["tiny"].data.metrics["fd_random_40/8"] == measured
+    assert runs["tiny"].data.metrics["fd_random_40/r008"] == measured
     assert "evaluation_seconds" not in stage.data.metrics
 
 

@@ -204,5 +204,3 @@ def _tell(cell: Cell, found: dict, tracker: Tracking) -> None:
         values = {k: v for k, v in row.items() if k not in ("objective", "seed") and v is not None}
         tracker.metrics(last, {f"{key}/{name}": value for name, value in values.items()})
     tracker.end("FINISHED", whole_training=True)
-    if tracker.unsent:
-        print(f"{cell.name}: MLflow was not told of its end; result.json has the numbers")

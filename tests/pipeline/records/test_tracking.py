@@ -1,13 +1,14 @@
-"""Runs in a real MLflow server, which comes and goes."""
+"""Runs in a real MLflow store or server, which comes and goes, and whose runs are deleted."""
 
+import contextlib
+import io
 import json
+import math
 import multiprocessing
-import os
+import shutil
 import subprocess
 import sys
 import time
-import urllib.request
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,93 +16,113 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from pipeline.processes import free_port
-from pipeline.records import tracking
+from pipeline.records import outbox, tracking
 from pipeline.records.tracking import Tracking, TrackingConfig, TrackingError
+from tests.pipeline.records.servers import server, silent_server, wait_for
+from tests.processes import run_together
+
+DATA = {"name": "faces train 4x4", "digest": "d" * 64, "source": "/data", "profile": {"n": 3}}
+OWN = TrackingConfig()
 
 pytestmark = pytest.mark.long
 
 
-@contextmanager
-def server(root: Path, port: int):
-    """An MLflow server on `port` of this machine, over the store in `root`."""
-    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{root / 'server.db'}"]
-    command += ["--artifacts-destination", str(root / "artifacts")]
-    with (root / "server.log").open("ab") as log:
-        process = subprocess.Popen(
-            command,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            env=os.environ
-            | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},  # starts twice as fast
-        )
-    try:
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1)
-                break
-            except OSError:
-                assert process.poll() is None and time.monotonic() < deadline, (
-                    root / "server.log"
-                ).read_text()
-                time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        subprocess.run(["pkill", "-9", "-s", str(process.pid)], check=False)
-        process.wait()
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    made = tmp_path / "run"
+    made.mkdir()
+    Image.new("RGB", (8, 8)).save(made / "samples.png")
+    return made
+
+
+def start(folder: Path, config: TrackingConfig = OWN, git: str = "abc") -> Tracking:
+    """A training's tracking that has entered its first stage."""
+    made = Tracking(config, folder, "faces", {"git": git})
+    made.stage(4, "faces", {"lr": 0.001}, DATA)
+    return made
+
+
+def told(tracking: Tracking) -> bool:
+    return not tracking.outbox.waiting
 
 
 def steps(client: MlflowClient, run: str, key: str) -> list[int]:
     return [point.step for point in client.get_metric_history(run, key)]
 
 
-def test_a_server_that_goes_away_is_told_later_and_nothing_twice(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(tracking, "PATIENCE", 0)
-    port, folder = free_port(), tmp_path / "run"
-    folder.mkdir()
+def known(folder: Path) -> dict:
+    return json.loads((folder / "mlflow.json").read_text())
+
+
+def test_a_server_that_goes_away_is_told_later_and_nothing_twice(folder, monkeypatch, capsys):
+    monkeypatch.setattr(outbox, "PATIENCE", 0.1)
+    root, port = folder.parent, free_port()
     config = TrackingConfig(uri=f"http://127.0.0.1:{port}")
-    with server(tmp_path, port):
-        first = Tracking(config, folder, "faces", {"git": "abc"})
-        first.stage(4, "faces", {"lr": 0.001})
+    with server(root, port):
+        first = start(folder, config)
         first.metrics(100, {"loss_E": 1.0})
-        first.picture(100, "samples-004", Image.new("RGB", (8, 8)))
+        first.picture(100, "samples", folder / "samples.png")
+        wait_for(lambda: told(first))
     first.metrics(200, {"loss_E": 2.0})
     first.metrics(300, {"loss_E": 3.0})
-    assert capsys.readouterr().out.count("does not answer") == 1
-    with server(tmp_path, port) as uri:
-        first.metrics(400, {"loss_E": 4.0})
-        first.metrics(500, {"a b/c?": 1.0})
-        said = capsys.readouterr().out
-        assert "answers again" in said and "refused to measure" in said
-        client, stage, parent = MlflowClient(uri), first.ids["4"], first.ids[""]
-        assert steps(client, stage, "loss_E") == [100, 200, 300, 400]
-
-        again = Tracking(config, folder, "faces", {"git": "def"})  # killed, and resumed at 200
-        again.stage(4, "faces", {"lr": 0.001})
-        for images in (300, 400, 500):
-            again.metrics(images, {"loss_E": images / 100})
-    again.stage(8, "faces", {"lr": 0.001})  # while the server is away
+    wait_for(lambda: first.outbox.failures)
+    first.outbox.close()  # killed; resumed at 200, while the server is away
+    again = start(folder, config, "def")
+    again.picture(100, "samples", folder / "samples.png")
+    for images in (300, 400):
+        again.metrics(images, {"loss_E": images / 100})
+    again.stage(8, "faces", {"lr": 0.001}, DATA)
+    again.metrics(500, {"loss_E": 5.0, "a b/c?": 1.0})
     again.metrics(600, {"loss_E": 6.0})
-    third = Tracking(config, folder, "faces", {"git": "def"})  # resumed while it is
-    third.stage(8, "faces", {"lr": 0.001})
-    third.metrics(600, {"loss_E": 6.0})
-    third.metrics(700, {"loss_E": 7.0})
-    assert capsys.readouterr().out.count("does not answer") == 2
-    with server(tmp_path, port):
-        third.end("FINISHED", whole_training=True)
-        known = json.loads((folder / "mlflow.json").read_text())
-        assert (known["parent"], known["stages"]["4"]) == (parent, stage)
-        assert steps(client, known["stages"]["8"], "loss_E") == [600, 700]
-        assert steps(client, stage, "loss_E") == [100, 200, 300, 400, 500]
-        assert client.get_run(parent).data.tags["git"] == "def"
-        assert client.get_run(stage).data.params == {"lr": "0.001"}
-        assert any("samples" in image.path for image in client.list_artifacts(stage, "images"))
+    wait_for(lambda: again.outbox.failures)
+    with server(root, port) as uri:
+        wait_for(lambda: told(again))
+        again.end("FINISHED", whole_training=True)
+        said = capsys.readouterr().out
+        assert said.count("cannot be told") == 2 and "answers again" in said
+        assert "refused metrics" in said and "a b/c?" in said
+        client, runs = MlflowClient(uri), known(folder)
+        assert steps(client, runs["stages"]["4"], "loss_E") == [100, 200, 300, 400]
+        assert steps(client, runs["stages"]["8"], "loss_E") == [500, 600]
+        assert client.get_run(runs["parent"]).data.tags["git"] == "def"
+        assert client.get_run(runs["stages"]["4"]).data.params == {"lr": "0.001"}
+        pictures = [p.path for p in client.list_artifacts(runs["stages"]["4"], "images")]
+        assert sum(path.endswith(".png") for path in pictures) == 1
         experiment = client.get_experiment_by_name("soft-introvae").experiment_id
-        runs = client.search_runs([experiment])
-        assert len(runs) == 3
-        assert {r.info.status for r in runs if r.info.run_id != stage} == {"FINISHED"}
+        found = client.search_runs([experiment])
+        assert len(found) == 3 and {r.info.status for r in found} == {"FINISHED"}
+    assert not (folder / outbox.NAME).exists()
+
+
+def test_a_server_that_never_answers_costs_no_time_and_is_told_by_a_command(
+    folder, monkeypatch, capsys
+):
+    monkeypatch.setattr(tracking, "LAST_WAIT", 1.0)
+    port = free_port()
+    config = TrackingConfig(uri=f"http://127.0.0.1:{port}")
+    with server(folder.parent, port):
+        start(folder, config).end("SCHEDULED", whole_training=True)
+    with silent_server(port):
+        again = start(folder, config)
+        slowest = 0.0
+        for images in range(100, 2100, 100):
+            started = time.monotonic()
+            again.metrics(images, {"loss_E": 1.0})
+            slowest = max(slowest, time.monotonic() - started)
+            time.sleep(0.01)
+        assert slowest < 0.5  # 48 s where the training waited; now it is a line in a file
+        again.end("FINISHED", whole_training=True)
+    said = capsys.readouterr().out
+    assert "lacks 26 entries (no answer within 1 s)" in said
+    command = [sys.executable, "-m", *said.split("python -m ")[1].split()]
+    with server(folder.parent, port) as uri:
+        late = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert "was told 26 entries" in late.stdout
+        client, runs = MlflowClient(uri), known(folder)
+        assert steps(client, runs["stages"]["4"], "loss_E") == list(range(100, 2100, 100))
+        assert client.get_run(runs["parent"]).info.status == "FINISHED"
+        late = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert "lacks nothing" in late.stdout
 
 
 def test_a_server_that_is_not_there_at_the_start_is_an_error_that_names_it(tmp_path):
@@ -110,8 +131,133 @@ def test_a_server_that_is_not_there_at_the_start_is_an_error_that_names_it(tmp_p
         Tracking(TrackingConfig(uri=uri), tmp_path, "faces", {})
 
 
+def test_deleted_runs_get_new_ones_and_a_deleted_experiment_is_said(folder, capsys):
+    first = start(folder)
+    first.metrics(100, {"loss_E": 1.0})
+    first.end("SCHEDULED", whole_training=True)
+    client, before = MlflowClient(first.uri), known(folder)
+    client.delete_run(before["parent"])
+    again = start(folder)
+    again.metrics(200, {"loss_E": 2.0})
+    wait_for(lambda: told(again))
+    between = known(folder)
+    assert between["parent"] != before["parent"] and between["stages"] == before["stages"]
+    stage = client.get_run(before["stages"]["4"])
+    assert stage.data.tags["mlflow.parentRunId"] == between["parent"]
+    assert (
+        f"has no run {before['parent']} any more: faces gets a new one" in capsys.readouterr().out
+    )
+    client.delete_run(before["stages"]["4"])  # while the training tells it
+    again.metrics(300, {"loss_E": 3.0})
+    again.end("FINISHED", whole_training=True)
+    after = known(folder)
+    assert steps(client, after["stages"]["4"], "loss_E") == [300]
+    assert client.get_run(after["stages"]["4"]).info.status == "FINISHED"
+    assert "refused" not in capsys.readouterr().out
+
+    experiment = client.get_experiment_by_name("soft-introvae").experiment_id
+    client.delete_experiment(experiment)
+    other = folder.with_name("other")
+    other.mkdir()
+    with pytest.raises(TrackingError, match=r"was deleted: restore it by .*--experiment-id 1"):
+        Tracking(OWN, other, "other", {})
+    third = start(folder)  # a training goes on, and keeps what it has to tell
+    wait_for(lambda: third.outbox.failures)
+    assert "was deleted: restore it" in capsys.readouterr().out
+    client.restore_experiment(experiment)
+    third.end("FINISHED", whole_training=True)
+    assert told(third)
+
+
+def test_a_folder_that_was_moved_goes_on_in_the_same_runs_there(folder):
+    first = start(folder)
+    first.picture(100, "samples", folder / "samples.png")
+    first.end("SCHEDULED", whole_training=True)
+    before, root = known(folder), folder.parent
+    there = root / "elsewhere"
+    there.mkdir()
+    for name in ("run", "mlflow.db", "mlflow-artifacts"):
+        shutil.move(root / name, there / name)
+    (said,) = run_together(1, go_on, str(there / "run"))
+    assert "looks for them in" in said
+    assert known(there / "run")["parent"] == before["parent"]
+    assert not (root / "mlflow.db").exists() and not (root / "mlflow-artifacts").exists()
+    client = MlflowClient(f"sqlite:///{there / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("soft-introvae")
+    assert len(client.search_runs([experiment.experiment_id])) == 2
+    assert experiment.artifact_location == (there / "mlflow-artifacts").as_uri()
+    pictures = [p.path for p in client.list_artifacts(before["stages"]["4"], "images")]
+    assert sum(path.endswith(".png") for path in pictures) == 2
+
+
+def go_on(folder: str) -> str:
+    """A training that is resumed, in a process of its own (MLflow remembers paths); its lines."""
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        again = start(Path(folder))
+        again.picture(200, "samples", Path(folder) / "samples.png")
+        again.end("FINISHED", whole_training=True)
+    return said.getvalue()
+
+
+def test_what_mlflow_holds_of_a_run(folder):
+    first = start(folder)
+    first.parameters({"long": "x" * 7000, "every.log": 10})
+    first.metrics(100, {"inf": math.inf, "nan": math.nan, "fid": 12.0})
+    first.model("faces.v1-r004", 100, folder, DATA, {"fid": 12.0})
+    first.end("SCHEDULED", whole_training=True)
+    again = start(folder)
+    again.parameters({"every.log": 20})  # may change on resume; MLflow's parameters may not
+    again.model("faces.v1-r004", 100, folder, DATA, {"fid": 12.0})
+    again.end("FINISHED", whole_training=True)
+    client, runs = MlflowClient(first.uri), known(folder)
+    run = client.get_run(runs["stages"]["4"])
+    assert len(run.data.params["long"]) <= 6000 and "(cut: config.yaml" in run.data.params["long"]
+    assert run.data.params["every.log"] == "10"
+    assert run.data.tags["resumed.every.log"] == "20"
+    assert run.data.metrics["inf"] > 1e308 and math.isnan(run.data.metrics["nan"])
+    assert steps(client, run.info.run_id, "fid") == [100]
+    (data,) = run.inputs.dataset_inputs
+    assert data.dataset.name == DATA["name"] and data.dataset.digest == DATA["digest"][:36]
+    experiment = client.get_experiment_by_name("soft-introvae")
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+    best = [{"field_name": "metrics.fid", "ascending": True}]
+    (model,) = client.search_logged_models([experiment.experiment_id], order_by=best)
+    assert model.name == "faces-v1-r004" and model.tags["checkpoint"] == str(folder)
+    assert model.params["resolution"] == "4" and model.source_run_id == run.info.run_id
+    (metric,) = model.metrics
+    assert (metric.value, metric.dataset_name) == (12.0, DATA["name"])
+
+
+def test_a_full_disk_is_named(folder, capsys):
+    first = start(folder)
+    wait_for(lambda: told(first))
+    size = (folder.parent / "mlflow.db").stat().st_size // 4096
+    with first.outbox.changed:
+        limit_pages(first, size)
+        first.metrics(100, {f"value{i}": 1.0 for i in range(900)})
+    wait_for(lambda: first.outbox.failures)
+    assert "cannot be told (database or disk is full)" in capsys.readouterr().out
+    limit_pages(first, 2**30)
+    first.end("FINISHED", whole_training=True)
+    assert told(first) and "answers again" in capsys.readouterr().out
+
+
+def limit_pages(tracking: Tracking, pages: int) -> None:
+    """A full disk, to SQLite: no database of more than so many pages on MLflow's connections."""
+    from sqlalchemy import event
+
+    store = tracking.outbox.tell.__self__.client._tracking_client.store
+    engine = store.engine
+
+    def limit(connection, *_):
+        connection.execute(f"PRAGMA max_page_count = {pages}")
+
+    engine.dispose()
+    event.listen(engine, "connect", limit)
+
+
 def track(folder: Path) -> None:
-    Tracking(TrackingConfig(), folder, folder.name, {})
+    Tracking(OWN, folder, folder.name, {}).end("FINISHED", whole_training=True)
 
 
 def test_processes_that_make_a_store_at_once_share_it(tmp_path):

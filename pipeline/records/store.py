@@ -1,0 +1,356 @@
+"""The MLflow store of a training: each method tells it one kind of entry, and may be repeated."""
+
+import json
+import logging
+import os
+import sqlite3
+import time
+from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
+from pathlib import Path
+
+# A server that does not answer holds up only the thread that tells it; see `records.outbox`.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+
+from filelock import FileLock
+from mlflow import MlflowClient
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    InputTag,
+    LoggedModelOutput,
+    Metric,
+    Param,
+    RunTag,
+)
+from mlflow.exceptions import MlflowException
+from PIL import Image
+
+from pipeline.records.files import whole
+
+# They print tracebacks and each try of what is announced in a line.
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
+
+PARENT = ""  # the training's run, among the stages' resolutions
+RECORD = "mlflow.json"
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # or the UI hides the list of runs
+LONGEST = 6000  # characters of a parameter
+CUT = " ... (cut: config.yaml has all of it)"
+
+
+class TrackingError(Exception):
+    """A tracking server or store that cannot be used; the message names it and the way out."""
+
+
+class _Gone(Exception):  # noqa: N818 (told, not raised further)
+    """Something to tell of is not there any more."""
+
+
+class Store:
+    """The runs of one training in one store, found again by `mlflow.json` in its folder.
+
+    What cannot be told now raises TrackingError; what the store refuses for good is printed.
+    """
+
+    def __init__(self, uri: str | None, folder: Path, experiment: str, say=print):
+        self.folder, self.experiment, self.say = folder, experiment, say
+        self.uri, self.own = address(uri, folder), uri is None
+        record = folder / RECORD
+        known = json.loads(record.read_text()) if record.exists() else {}
+        if known.get("uri") not in (uri, self.uri):
+            known = {}
+        self.known = {"stages": {}, "models": {}, **known, "uri": uri, "experiment": experiment}
+        self.about: dict[str, tuple[str, dict[str, str]]] = {}
+        self.ids: dict[str, str] = {}  # of the runs that this process has opened
+        self.made: set[str] = set()  # the ids among them of new runs
+        self.last: dict[tuple[str, str], int] = {}  # step, of a run's metric or picture
+
+    @property
+    def is_new(self) -> bool:
+        """Whether no run of the training is known there."""
+        return "parent" not in self.known
+
+    def tell(self, entries: list[dict]) -> None:
+        """Tells entries of one kind and run. TrackingError where it should be tried again."""
+        entry = dict(entries[0])
+        if entry["what"] == "metrics":
+            entry["points"] = [point for e in entries for point in e["points"]]
+        what, run = entry.pop("what"), entry["run"]
+        try:
+            try:
+                getattr(self, what)(**entry)
+            except MlflowException as error:
+                if not (_is_deleted(error) and run in self.about):
+                    raise
+                self.open(run, *self.about[run])  # it was deleted under the training
+                getattr(self, what)(**entry)
+        except (MlflowException, OSError) as error:
+            if not _is_refusal(error):
+                raise TrackingError(reason(error)) from error
+            self.say(f"MLflow at {self.uri} refused {what}: {reason(error)}")
+        except (_Gone, ValueError) as error:
+            self.say(f"MLflow at {self.uri} was not told {what}: {error}")
+
+    # The kinds of entry. Times are in ms since 1970.
+
+    def open(self, run: str, name: str, tags: dict[str, str]) -> None:
+        """The training's run (PARENT) or a stage's: taken up again, or made."""
+        self.about[run] = name, tags
+        if run != PARENT:
+            tags = {"mlflow.parentRunId": self._id(PARENT), **tags}
+        known = self.known.get("parent") if run == PARENT else self.known["stages"].get(run)
+        if known and self._is_there(known):
+            self.client.update_run(known, status="RUNNING")
+            self.client.log_batch(known, tags=[RunTag(k, v) for k, v in tags.items()])
+            found = known
+        else:
+            if known:
+                self.say(f"MLflow at {self.uri} has no run {known} any more: {name} gets a new one")
+            tags = {"mlflow.runName": name, **tags}
+            made = self.client.create_run(self._experiment(), tags=tags, run_name=name)
+            found = made.info.run_id
+            self.made.add(found)
+            self.last = {k: v for k, v in self.last.items() if k[0] != run}
+        self.ids[run] = found
+        if run == PARENT:
+            self.known["parent"] = found
+            if known not in (None, found):
+                for stage in self.known["stages"].values():
+                    self._move_under(stage, found)
+        else:
+            self.known["stages"][run] = found
+        self._keep_record()
+
+    def params(self, run: str, values: dict[str, str]) -> None:
+        """Parameters; what MLflow holds with another value (it keeps the first) is a tag."""
+        id = self._id(run)
+        there = {} if id in self.made else self.client.get_run(id).data.params
+        cut = {key: shortened(value) for key, value in values.items()}
+        new = [Param(k, v) for k, v in cut.items() if k not in there]
+        changed = [RunTag(f"resumed.{k}", v) for k, v in cut.items() if there.get(k, v) != v]
+        for first in range(0, len(new), 100):  # MLflow's limit for one call
+            self.client.log_batch(id, params=new[first : first + 100])
+        if changed:
+            self.client.log_batch(id, tags=changed)
+
+    def metrics(self, run: str, points: list[list]) -> None:
+        """Points [name, value, time, images]; those at or before the last one there are known."""
+        new = []
+        for name, value, at, images in points:
+            if images > self._last_step(run, name):
+                new.append(Metric(name, value, at, images))
+                self.last[run, name] = images
+        try:
+            for first in range(0, len(new), 1000):
+                self.client.log_batch(self._id(run), metrics=new[first : first + 1000])
+        except Exception as error:
+            self.last = {k: v for k, v in self.last.items() if k[0] != run}  # asked for anew
+            if len(new) == 1 or not _is_refusal(error) or _is_deleted(error):
+                raise
+            for point in points:  # one of them is refused, with a name that MLflow does not take
+                self.tell([{"what": "metrics", "run": run, "points": [point]}])
+
+    def picture(self, run: str, images: int, key: str, path: str, time: int) -> None:
+        """A picture among the others of the same key, which the UI steps through."""
+        if images <= self._last_picture(run, key):
+            return
+        with Image.open(self._file(path)) as picture:
+            self.client.log_image(self._id(run), picture, key=key, step=images, timestamp=time)
+        self.last[run, f"images/{key}"] = images
+
+    def artifact(self, run: str, path: str, folder: str | None = None) -> None:
+        """A file of the training's folder."""
+        self.client.log_artifact(self._id(run), str(self._file(path)), folder)
+
+    def dataset(self, run: str, data: dict, context: str) -> None:
+        """What a run reads: {name, digest, source, profile}."""
+        self.client.log_inputs(self._id(run), [dataset_input(data, context)])
+
+    def model(
+        self, run: str, name: str, tags: dict, params: dict, data: dict, values: dict
+    ) -> None:
+        """A checkpoint as a LoggedModel, by reference, with its metrics, linked to the data."""
+        id, images = self._id(run), int(tags["images"])
+        if self.known["models"].get(run):
+            return
+        experiment = self.client.get_run(id).info.experiment_id
+        same = f"name = '{name}' AND source_run_id = '{id}'"
+        found = self.client.search_logged_models([experiment], filter_string=same)
+        model = found[0] if found else self.client.create_logged_model(
+            experiment, name=name, source_run_id=id, tags=tags, params=params,
+            model_type="soft-introvae",
+        )  # fmt: skip
+        points = []
+        for key, value in values.items():
+            # The same point as the run's, so that its curve has it once.
+            history = self.client.get_metric_history(id, key)
+            at = next((p.timestamp for p in history if p.step == images), int(time.time() * 1000))
+            points.append(
+                Metric(key, value, at, images, model.model_id, data["name"], data["digest"][:36])
+            )
+        self.client.log_batch(id, metrics=points)
+        self.client.finalize_logged_model(model.model_id, "READY")
+        self.client.log_outputs(id, [LoggedModelOutput(model.model_id, images)])
+        self.known["models"][run] = model.model_id
+        self._keep_record()
+
+    def tag(self, run: str, key: str, value: str) -> None:
+        self.client.set_tag(self._id(run), key, value)
+
+    def end(self, run: str, status: str, time: int) -> None:
+        self.client.set_terminated(self._id(run), status=status, end_time=time)
+
+    # What they share.
+
+    @cached_property
+    def client(self) -> MlflowClient:
+        with _alone_at(self.uri):
+            client = MlflowClient(self.uri)
+            client.get_experiment_by_name(self.experiment)  # makes the tables
+        return client
+
+    def _id(self, run: str) -> str:
+        known = self.known.get("parent") if run == PARENT else self.known["stages"].get(run)
+        if (found := self.ids.get(run, known)) is None:
+            raise _Gone(f"it belongs to {run or 'a training'}, of which there is no run")
+        return found
+
+    def _is_there(self, id: str) -> bool:
+        try:
+            info = self.client.get_run(id).info
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return False
+        if self.own:
+            self._come_along(info.artifact_uri)
+        return info.lifecycle_stage == "active"
+
+    def _experiment(self) -> str:
+        """Its id; made where there is none, and marked as what it is."""
+        with _alone_at(self.uri):
+            found = self.client.get_experiment_by_name(self.experiment)
+            if found is None:
+                where = (self.folder.parent / "mlflow-artifacts").as_uri() if self.own else None
+                return self.client.create_experiment(self.experiment, where, tags=KIND)
+        if found.lifecycle_stage != "active":
+            raise TrackingError(
+                f"the experiment {self.experiment} was deleted: restore it by  "
+                f"MLFLOW_TRACKING_URI={self.uri} mlflow experiments restore --experiment-id "
+                f"{found.experiment_id}  or name another in tracking.experiment"
+            )
+        if not found.tags.keys() >= KIND.keys():
+            for key, value in KIND.items():
+                self.client.set_experiment_tag(found.experiment_id, key, value)
+        return found.experiment_id
+
+    def _move_under(self, run: str, parent: str) -> None:
+        """A stage's run, under a training's that is new; one that was deleted, too, is left."""
+        try:
+            self.client.set_tag(run, "mlflow.parentRunId", parent)
+        except MlflowException as error:
+            if not _is_refusal(error):
+                raise
+
+    def _come_along(self, artifacts: str) -> None:
+        """MLflow keeps whole paths: where folder and store were moved, those of pictures, too."""
+        name = "mlflow-artifacts"
+        old, new = artifacts.partition(f"/{name}/")[0], self.folder.parent.as_uri()
+        if old == new or f"/{name}/" not in artifacts or not (self.folder.parent / name).is_dir():
+            return
+        places = ("experiments", "artifact_location"), ("runs", "artifact_uri")
+        places += (("logged_models", "artifact_location"),)
+        with _alone_at(self.uri), sqlite3.connect(self.uri.removeprefix("sqlite:///")) as database:
+            for table, column in places:
+                database.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+                    f"WHERE substr({column}, 1, ?) = ?",
+                    (new, len(old) + 1, len(old) + 1, f"{old}/"),
+                )
+        database.close()
+        self.say(f"MLflow's pictures were in {old}; {self.uri} looks for them in {new} now")
+
+    def _last_step(self, run: str, name: str) -> int:
+        if (run, name) not in self.last:
+            self.last[run, name] = -1
+            if self._id(run) not in self.made:
+                try:
+                    history = self.client.get_metric_history(self._id(run), name)
+                except MlflowException as error:
+                    del self.last[run, name]
+                    if not _is_refusal(error):
+                        raise
+                    history = []
+                self.last[run, name] = max((point.step for point in history), default=-1)
+        return self.last[run, name]
+
+    def _last_picture(self, run: str, key: str) -> int:
+        if (run, f"images/{key}") not in self.last:
+            names = []
+            if self._id(run) not in self.made:
+                found = self.client.list_artifacts(self._id(run), "images")
+                names = [Path(image.path).name for image in found]
+            steps = [int(n.split("+")[2]) for n in names if n.startswith(f"{key}+step+")]
+            self.last[run, f"images/{key}"] = max(steps, default=-1)
+        return self.last[run, f"images/{key}"]
+
+    def _file(self, path: str) -> Path:
+        if not (self.folder / path).exists():
+            raise _Gone(f"{self.folder / path} is not there")
+        return self.folder / path
+
+    def _keep_record(self) -> None:
+        with whole(self.folder / RECORD) as beside:
+            beside.write_text(json.dumps(self.known, indent=1) + "\n")
+
+
+def address(uri: str | None, folder: Path) -> str:
+    """The tracking URI of a run in `folder`; without one, that of the store beside it."""
+    return uri or f"sqlite:///{folder.resolve().parent / 'mlflow.db'}"
+
+
+def shortened(value: str) -> str:
+    """A parameter's value as MLflow takes it."""
+    return value if len(value) <= LONGEST else value[: LONGEST - len(CUT)] + CUT
+
+
+def dataset_input(data: dict, context: str) -> DatasetInput:
+    """A data set {name, digest, source, profile} as MLflow wants it; its digests are shorter."""
+    found = Dataset(
+        data["name"],
+        data["digest"][:36],
+        "local",
+        json.dumps({"uri": data["source"]}),
+        profile=json.dumps(data["profile"]),
+    )
+    return DatasetInput(found, [InputTag("mlflow.data.context", context)])
+
+
+def reason(error: BaseException) -> str:
+    """Why a store failed, in a line: of what its database says, the database's own words."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if (said := getattr(cause, "orig", None)) is not None:
+            return str(said).splitlines()[0]
+        cause = cause.__cause__ or cause.__context__
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+
+
+def _alone_at(uri: str) -> AbstractContextManager:
+    """A lock beside an SQLite store: two processes cannot make its tables at once."""
+    path = uri.removeprefix("sqlite:///")
+    return FileLock(f"{path}.lock") if path != uri else nullcontext()
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether the server understood and said no: asking again would not help."""
+    return isinstance(error, MlflowException) and 400 <= error.get_http_status_code() < 500
+
+
+def _is_deleted(error: MlflowException) -> bool:
+    return "must be in the 'active' state" in str(error) or (
+        error.error_code == "RESOURCE_DOES_NOT_EXIST"
+    )

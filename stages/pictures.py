@@ -1,0 +1,31 @@
+"""What a model makes of fixed draws and fixed test faces, at each time the same."""
+
+import numpy as np
+import torch
+from PIL.Image import Image
+
+from dataprep.manifest import Manifest
+from pipeline.data.loaders import DataConfig, split_images, to_uint8
+from pipeline.networks.family import ResolutionModel
+from pipeline.pictures.grids import grid, reconstructions
+
+COLUMNS, SHOWN, STRIPS = 8, 32, 4
+
+
+@torch.no_grad()
+def of(model: ResolutionModel, data: DataConfig, manifest: Manifest, seed: int) -> dict[str, Image]:
+    """By name: test faces over their reconstructions, samples, and ways from face to face."""
+    count, device = min(SHOWN, manifest.count("test")), model.device
+    indices = np.arange(count)
+    x, _ = next(split_images(data, manifest, model.resolution, "test", indices, count, device))
+    torch.manual_seed(seed)
+    mu = model.encode(x)[0]
+    found = {
+        "reconstructions": reconstructions(to_uint8(x), to_uint8(model.decode(mu)), COLUMNS),
+        "samples": grid(to_uint8(model.generate(2 * SHOWN)), COLUMNS),
+    }
+    if count > STRIPS:
+        steps = torch.linspace(0, 1, COLUMNS, device=device)[:, None]
+        ways = [torch.lerp(mu[i : i + 1], mu[i + 1 : i + 2], steps) for i in range(STRIPS)]
+        found["interpolations"] = grid(to_uint8(model.decode(torch.cat(ways))), COLUMNS)
+    return found
