@@ -25,11 +25,12 @@ from typing import Any, NamedTuple
 
 from dataprep import split
 from dataprep.classes import labels
+from dataprep.images.names import ENDINGS
 from dataprep.manifest import SPLITS, DatasetError
 from dataprep.runtime.files import fsync
 from dataprep.runtime.sort import external_sort, read_rows, write_rows
 from dataprep.settings import Settings, versions
-from dataprep.sources.entry import ENDINGS, Asked, Entry, Passed, Refused, Said
+from dataprep.sources.entry import Asked, Entry, Passed, Refused, Said
 from dataprep.sources.source import Container, listing
 
 RULES_SHOWN = 12

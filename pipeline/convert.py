@@ -7,13 +7,15 @@
 The published files are pickles. They are read by torch's unpickler for weights, which makes nothing
 but tensors and plain containers, and where the training's loss tracker is in them, empty stand-ins
 for it. What a file wants besides is refused by its name. Both networks and their moving averages
-are converted, exactly; optimiser state, schedule and tracker are left out.
+are converted, exactly; optimiser state, schedule and tracker are left out. A file that was saved
+before its last resolution becomes a checkpoint of the one that it was trained to.
 """
 
 import argparse
 import pickle
 import re
 import sys
+import tarfile
 import warnings
 from pathlib import Path
 
@@ -60,7 +62,15 @@ def read_published(path: Path) -> dict:
                 f"which no published checkpoint needs: it was not read"
             ) from None
         raise ConvertError(f"{path} is not a file that torch.save wrote") from None
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, AttributeError) as error:
+    except RuntimeError as error:
+        if tarfile.is_tarfile(path):
+            raise ConvertError(
+                f"{path} is of torch's first format, a tar, which cannot be read without running "
+                "what is in it: look for a newer copy"
+            ) from None
+        first = str(error).partition("\n")[0]  # torch's advice is to load it, whatever it runs
+        raise ConvertError(f"{path} is not a file that torch.save wrote ({first})") from None
+    except (OSError, EOFError, ValueError, KeyError, AttributeError) as error:
         reason = getattr(error, "strerror", None) or f"not a file that torch.save wrote ({error})"
         raise ConvertError(f"{path}: {reason}") from None
     models = content.get("models") if isinstance(content, dict) else None
@@ -72,8 +82,9 @@ def read_published(path: Path) -> dict:
     return models
 
 
-def to_ours(path: Path) -> Checkpoint:
-    """A published file as a checkpoint of ours; ConvertError."""
+def to_ours(path: Path, resolution: int | None = None) -> Checkpoint:
+    """A published file as a checkpoint of ours, trained up to `resolution`, which is seen in the
+    file where it is not given. ConvertError."""
     models = read_published(path)
     try:
         sets = [published.gather(models, ending) for ending in ("", EMA)]
@@ -88,6 +99,12 @@ def to_ours(path: Path) -> Checkpoint:
         weights, ema = (published.from_published(s, shape) if s else {} for s in sets)
     except LayoutError as error:
         raise ConvertError(f"{path} is no published checkpoint: {error}") from None
+    resolution = resolution or published.trained_resolution(ema or weights, shape)
+    if resolution not in shape.resolutions:
+        raise ConvertError(
+            f"{path} does not tell the resolution that it was trained to: name it with "
+            f"--resolution, one of {', '.join(map(str, shape.resolutions))}"
+        )
     running = models.get("dlatent_avg")
     if weights and isinstance(running, dict) and isinstance(running.get("buff"), torch.Tensor):
         weights["mean_style"] = running["buff"]
@@ -97,7 +114,7 @@ def to_ours(path: Path) -> Checkpoint:
     about = {
         "images": None,  # the file tells epochs at most
         "config": {"shape": plain(shape)},
-        "resolution": shape.resolution,
+        "resolution": resolution,
         "alpha": 1.0,
         "converted": converted,
     }
@@ -134,7 +151,12 @@ def main(arguments: list[str] | None = None) -> None:
     way = parser.add_mutually_exclusive_group()
     way.add_argument("--to-reference", action="store_true", help="ours to the published layout")
     way.add_argument("--onnx", action="store_true", help="ours to encoder.onnx and decoder.onnx")
-    parser.add_argument("--resolution", type=int, help="of the ONNX networks (default: largest)")
+    parser.add_argument(
+        "--resolution",
+        type=int,
+        help="of the ONNX networks (largest trained); of a published file, what it was trained "
+        "to (found in it)",
+    )
     given = parser.parse_args(arguments)
     try:
         print(convert(given))
@@ -144,8 +166,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 def convert(given: argparse.Namespace) -> str:
     """Does what was asked for, and gives a line that says what."""
-    if given.resolution and not given.onnx:
-        raise ConvertError("--resolution goes with --onnx: other checkpoints hold all of them")
+    if given.resolution and given.to_reference:
+        raise ConvertError("--resolution goes not with --to-reference: the file holds all of them")
+    if given.out.exists() and given.out.samefile(given.source):
+        raise ConvertError(f"{given.out} is read, and would be overwritten: name another")
     if given.out.is_dir() and (not given.to_reference):
         raise ConvertError(f"{given.out} exists: name a folder that does not")
     given.out.parent.mkdir(parents=True, exist_ok=True)
@@ -161,12 +185,15 @@ def convert(given: argparse.Namespace) -> str:
         return f"{given.out}: {', '.join(content['models'])} of {folder}"
     if given.source.is_dir():
         raise ConvertError(f"{given.source} is a folder: --to-reference or --onnx?")
-    checkpoint = to_ours(given.source)
+    checkpoint = to_ours(given.source, given.resolution)
     checkpoints.save(given.out, checkpoint)
+    largest, unfinished = checkpoint.about["config"]["shape"]["resolution"], ""
+    if checkpoint.about["resolution"] < largest:
+        unfinished = f"; its layers for up to {largest}x{largest} were never trained"
     about, parts = checkpoint.about, [p for p in ("weights", "ema") if getattr(checkpoint, p)]
     return (
         f"{given.out}: {' and '.join(parts)} of {about['converted']['kind']} at "
-        f"{about['resolution']}x{about['resolution']}, from {given.source}"
+        f"{about['resolution']}x{about['resolution']}, from {given.source}{unfinished}"
     )
 
 

@@ -51,6 +51,7 @@ from pipeline.records.checkpoints import CheckpointError
 from pipeline.records.files import whole
 from pipeline.records.tracking import TrackingError, record
 
+NEEDED = 4  # images on either side
 USER_ERRORS = (
     CheckpointError, ConfigError, DatasetError, FeaturesError, ModelError, TrackingError, OSError
 )  # fmt: skip
@@ -76,7 +77,9 @@ def main(arguments: list[str] | None = None) -> None:
         if loaded.is_alae:
             raise ModelError("ALAE's encoder gives no posterior: there is nothing to compare")
         config = configure(loaded, given.overrides)
-        Manifest.load(config.data.path).check(loaded.resolution)
+        manifest = Manifest.load(config.data.path)
+        manifest.check(loaded.resolution)
+        enough(config, manifest)
         perceptual = VGG16Distance(given.vgg16).to(loaded.device) if given.vgg16 else None
         processes.start()
         values = measure(loaded, config, perceptual, given.seed)
@@ -94,6 +97,19 @@ def configure(loaded: Model, overrides: list[str]) -> Config:
     for text in overrides:
         override(content, text)
     return parse(Config, content, "evaluation")
+
+
+def enough(config: Config, manifest: Manifest) -> None:
+    """ConfigError where there are too few images for the numbers."""
+    for what, count in (
+        (f"{manifest.folder} has {{}} training images", manifest.count("train")),
+        ("evaluation.samples is {}", config.evaluation.samples),
+    ):
+        if count < NEEDED:
+            raise ConfigError(
+                f"{what.format(count)}: at least {NEEDED} are needed, as precision and recall look "
+                "at the third neighbour of each"
+            )
 
 
 def measure(

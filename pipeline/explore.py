@@ -18,13 +18,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from dataprep.images.decode import BadImageError
 from pipeline import model as models
 from pipeline.data.loaders import to_float, to_uint8
 from pipeline.networks.family import ModelError
 from pipeline.networks.style.decoder import style_layers
 from pipeline.networks.style.trained import Model
 from pipeline.pictures.grids import enlarged
-from pipeline.pictures.inputs import squared
+from pipeline.pictures.inputs import read_image
 from pipeline.records.checkpoints import CheckpointError
 
 try:
@@ -137,13 +138,13 @@ class Page:
     async def photo(self, which: int, content: bytes) -> None:
         """A face from a file's content."""
         try:
-            image = await run.io_bound(read, content, self.model.resolution)
-        except (OSError, SyntaxError, Image.DecompressionBombError):
-            ui.notify("no photo that can be read", type="negative")
+            pixels = await run.io_bound(read_image, content, self.model.resolution)
+        except BadImageError as error:
+            ui.notify(f"no photo that can be read: {error}", type="negative")
             return
-        x = to_float(torch.from_numpy(np.array(image))[None], torch.device("cpu"))
+        x = to_float(torch.from_numpy(np.array(pixels))[None], torch.device("cpu"))
         self.faces[which] = await run.io_bound(self.model.invert, x)
-        self.photos[which].set_source(shown(image))
+        self.photos[which].set_source(shown(Image.fromarray(pixels)))
         self.stale.set()
 
     def draw(self, which: int) -> None:
@@ -180,12 +181,6 @@ class Page:
             content = BytesIO()
             self.result.save(content, "PNG")
             ui.download(content.getvalue(), "face.png")
-
-
-def read(content: bytes, resolution: int) -> Image.Image:
-    """A photo's square at the resolution."""
-    with Image.open(BytesIO(content)) as image:
-        return Image.fromarray(squared(image, resolution))
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -47,7 +47,8 @@ USER_ERRORS = (CheckpointError, ModelError, OutputError, SourceError, OSError)
 def main(arguments: list[str] | None = None) -> None:
     given = parser().parse_args(arguments)
     try:
-        outputs.check(given.out)
+        read = [*getattr(given, "images", []), getattr(given, "latents", None)]
+        outputs.check(given.out, filter(None, read))
         if given.out.suffix in MOVIES and given.command != "interpolate":
             raise OutputError(f"{given.command} makes no movie: --out {outputs.KINDS}")
         model = models.load(

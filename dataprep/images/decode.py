@@ -19,7 +19,7 @@ from PIL import Image, ImageOps, MpoImagePlugin, TiffImagePlugin, WebPImagePlugi
 from dataprep.manifest import DatasetError
 
 FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
-MAX_PIXELS = 2**26  # 8192 x 8192; a worker holds 4 bytes of each
+MAX_PIXELS = 2**27  # 12,000 x 9,000 are in; a worker holds 4 bytes of each
 MAX_BYTES = 2**28  # of one image file
 ORIENTATION = 0x0112
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"

@@ -5,14 +5,13 @@ over by a rule. What is no file, and yet to be told, is `Said`.
 """
 
 import os
-import re
 import stat
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from dataprep.images.decode import MAX_BYTES, BadImageError
+from dataprep.images.names import rule_of
 
-ENDINGS = (".bmp", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 READ = "labels in "  # begins the rule of what is read, though it is no image
 ANY = "any"  # as `image_column`: every image of a WebDataset sample is an image
 
@@ -60,24 +59,6 @@ class Said(NamedTuple):
     """A sentence about the source that its owner should read."""
 
     text: str
-
-
-def rule_of(name: str) -> str | None:
-    """The rule by which a path inside a source is passed over; None where it is an image.
-
-    That is told by its ending; hidden files, and those of a Mac's archives, are none.
-    """
-    parts = name.split("/")
-    if "__MACOSX" in parts or any(p[:1] == "." and p[:2] != ".." for p in parts):
-        return "hidden"
-    ending = os.path.splitext(parts[-1])[1].lower()
-    if ending in ENDINGS:
-        return None
-    if not ending:
-        return "without an ending"
-    # Numbers and the like behind a dot are no endings: there may be a million of them.
-    known = re.fullmatch(r"\.(?![0-9]+$)[a-z0-9]{1,10}", ending, re.ASCII)
-    return ending if known else "of another ending"
 
 
 def sorted_in(entry: Entry) -> Entry | Passed:

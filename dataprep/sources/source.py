@@ -8,10 +8,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
+from dataprep.images.names import rule_of
 from dataprep.manifest import DatasetError
 from dataprep.sources import folder, parquet, tarballs, tfrecord, zips
 from dataprep.sources.contents import kind_of, named_as_archive, no_archive, what_else
-from dataprep.sources.entry import Asked, Entry, Passed, Refused, Said, clean, rule_of
+from dataprep.sources.entry import Asked, Entry, Passed, Refused, Said, clean
 
 KINDS: dict[str, ModuleType] = {
     "folder": folder,

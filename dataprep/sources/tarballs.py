@@ -12,6 +12,7 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from dataprep.images.names import rule_of
 from dataprep.manifest import DatasetError
 from dataprep.sources import labels
 from dataprep.sources.entry import (
@@ -25,7 +26,6 @@ from dataprep.sources.entry import (
     clean,
     in_archive,
     labels_read,
-    rule_of,
 )
 
 Item = Entry | Refused | Passed | Said

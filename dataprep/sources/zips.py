@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from dataprep.images.names import rule_of
 from dataprep.manifest import DatasetError
 from dataprep.sources import labels
 from dataprep.sources.entry import (
@@ -24,7 +25,6 @@ from dataprep.sources.entry import (
     clean,
     in_archive,
     labels_read,
-    rule_of,
 )
 
 LOCAL = struct.Struct("<4s5H3L2H")  # the header of a file: PK\3\4

@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from dataprep.manifest import Manifest
+from dataprep.manifest import DatasetError, Manifest
 from pipeline import processes
 from pipeline.data.config import DataConfig
 from pipeline.data.loaders import split_images, to_uint8
@@ -81,6 +81,10 @@ class Evaluation:
         device: torch.device,
         pulse: Callable[[], None],
     ):
+        if manifest.count("train") < 2:
+            raise DatasetError(
+                f"{manifest.folder} has 1 training image: a Frechet distance needs 2 at least"
+            )
         self.config, self.data, self.manifest = config, data, manifest
         self.device, self.pulse = device, pulse
         self.extractor, self.announcement = find_extractor(config)

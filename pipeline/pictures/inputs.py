@@ -1,18 +1,21 @@
 """Where latents come from: image files, an array of latents, or draws of the prior."""
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
+from dataprep.images.decode import BadImageError, decode
+from dataprep.images.names import rule_of
+from dataprep.images.pyramid import pyramid, squared
 from pipeline.data.loaders import to_float
 from pipeline.networks.style.trained import Model
 
 BATCH = 16  # images in the networks at once
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
 class SourceError(Exception):
@@ -26,15 +29,21 @@ def in_batches(function: Callable[[Tensor], Tensor], x: Tensor | list[Path]) -> 
 
 
 def image_files(paths: list[Path]) -> list[Path]:
-    """`paths`, with the images in a folder in its place, by name. SourceError."""
+    """`paths`, with the images in a folder in its place, by name, as preparation takes them; what
+    else lies there is counted on the terminal. SourceError."""
     found = []
     for path in paths:
-        inside = [path]
-        if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
-            if not inside:
-                raise SourceError(f"{path} holds no images")
-        found += inside
+        if not path.is_dir():
+            found.append(path)
+            continue
+        inside = [p for p in sorted(path.iterdir()) if rule_of(p.name) != "hidden"]
+        images = [p for p in inside if rule_of(p.name) is None and not p.is_dir()]
+        others = [p for p in inside if rule_of(p.name) is not None or p.is_dir()]
+        if not images:
+            raise SourceError(f"{path} holds no images")
+        if others:
+            print(f"{path}: {len(others)} are no images ({others[0].name})", file=sys.stderr)
+        found += images
     return found
 
 
@@ -47,25 +56,23 @@ def read_images(paths: list[Path], resolution: int) -> Tensor:
 
 def _read(path: Path, resolution: int) -> np.ndarray:
     try:
-        with Image.open(path) as image:
-            return squared(image, resolution)
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        return read_image(path.read_bytes(), resolution)
+    except (OSError, BadImageError) as error:
         raise SourceError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
 
 
-def squared(image: Image.Image, resolution: int) -> np.ndarray:
-    """The square in the middle of an image, upright, at the resolution: uint8 (R, R, 3).
+def read_image(content: bytes, resolution: int) -> np.ndarray:
+    """The square in the middle of an image file, upright, at the resolution: uint8 (R, R, 3).
 
-    Where the side is a multiple, each pixel is the mean of its part, as in prepared data.
+    The same pixels as a dataset with this as its --max-resolution has; a smaller image, which that
+    would not take, is enlarged. BadImageError.
     """
-    image = ImageOps.exif_transpose(image).convert("RGB")
-    side = min(image.size)
-    left, top = ((length - side) // 2 for length in image.size)
-    image = image.crop((left, top, left + side, top + side))
-    if side % resolution == 0:
-        return np.asarray(image.reduce(side // resolution))
-    method = Image.Resampling.BOX if side > resolution else Image.Resampling.BICUBIC
-    return np.asarray(image.resize((resolution, resolution), method))
+    pixels = decode(content)
+    square = squared(pixels, "centre")
+    if len(square) < resolution:
+        size = (resolution, resolution)
+        return np.asarray(Image.fromarray(square).resize(size, Image.Resampling.BICUBIC))
+    return next(pyramid(pixels, resolution))[1]
 
 
 def read_latents(path: Path, model: Model) -> Tensor:

@@ -22,8 +22,13 @@ class OutputError(Exception):
     """Something that cannot be written; the message says what can."""
 
 
-def check(out: Path) -> None:
-    """OutputError where `write` would not take the name."""
+def check(out: Path, read: Iterable[Path] = ()) -> None:
+    """OutputError where `write` would not take the name, or it is that of a file to be `read`, or
+    of one in a folder."""
+    for path in read:
+        for file in [path, *(path.iterdir() if path.is_dir() else ())]:
+            if out.exists() and file.exists() and out.samefile(file):
+                raise OutputError(f"{out} is read, and would be overwritten: choose another --out")
     if out.is_dir():
         raise OutputError(f"{out} exists: name {KINDS}")
     if out.suffix not in ("", ".png", ".npy", *MOVIES):

@@ -2,6 +2,7 @@
 
 import math
 import re
+import tarfile
 
 import numpy as np
 import pytest
@@ -67,6 +68,67 @@ def test_the_averages_are_kept_apart_and_used(tmp_path):
     path = published_files.write(tmp_path / "half.pth", content)
     said = refusal(path, tmp_path / "none")
     assert "there is no generator;" in said and "generator_s" in said
+
+
+def test_names_as_distributed_training_writes_them(tmp_path):
+    content = published_files.content(SMALL, published_files.random)
+    path = published_files.write(tmp_path / "plain.pth", content)
+    run(convert.main, path, tmp_path / "plain")
+    for key in ("discriminator", "generator", "mapping_tl", "mapping_fl"):
+        state = content["models"][key]
+        content["models"][key] = {f"module.{name}": t for name, t in state.items()}
+    path = published_files.write(tmp_path / "module.pth", content)
+    run(convert.main, path, tmp_path / "module")
+    found = [checkpoints.load(tmp_path / name).weights for name in ("plain", "module")]
+    assert same(*found)
+
+
+@pytest.mark.parametrize("averages", [False, True])
+@pytest.mark.parametrize("side", [4, 32])
+def test_a_file_of_before_its_last_resolution(tmp_path, capsys, side, averages):
+    """The layers above have their first values: random weights, biases and noise of 0."""
+    level = {4: 0, 32: 3}[side]
+
+    def fill(name: str, size) -> torch.Tensor:
+        block = re.match(r"decoder\.decode_block\.(\d+)\.(bias|noise)", name)
+        return torch.zeros(size) if block and int(block[1]) > level else torch.randn(size)
+
+    content = published_files.content(SMALL, fill, fill if averages else None)
+    path = published_files.write(tmp_path / "early.pth", content)
+    run(convert.main, path, tmp_path / "ours")
+    said = capsys.readouterr().out
+    assert f"at {side}x{side}, from" in said
+    assert "its layers for up to 128x128 were never trained" in said
+    model = pipeline.load(tmp_path / "ours", averaged=averages)
+    assert model.resolution == side and model.sample(1, seed=0).shape == (1, 3, side, side)
+    run(convert.main, path, tmp_path / "asked", "--resolution", 8)
+    assert pipeline.load(tmp_path / "asked", averaged=averages).resolution == 8
+
+
+def test_a_file_that_tells_no_resolution(tmp_path):
+    content = published_files.content(SMALL, lambda name, size: torch.zeros(size))
+    path = published_files.write(tmp_path / "zeros.pth", content)
+    said = refusal(path, tmp_path / "ours")
+    assert "name it with --resolution, one of 4, 8, 16, 32, 64, 128" in said
+    with pytest.raises(SystemExit, match="one of 4, 8"):
+        run(convert.main, path, tmp_path / "ours", "--resolution", 256)
+
+
+def test_the_source_is_not_overwritten(tmp_path):
+    content = published_files.content(SMALL, published_files.random)
+    path = published_files.write(tmp_path / "published.pth", content)
+    before = path.read_bytes()
+    with pytest.raises(SystemExit, match="is read, and would be overwritten"):
+        run(convert.main, path, path)
+    assert path.read_bytes() == before
+
+
+def test_torchs_first_format_is_named_without_advice_to_run_it(tmp_path):
+    with tarfile.open(tmp_path / "old.pth", "w") as archive:
+        for name in ("sys_info", "pickle", "storages", "tensors"):
+            archive.addfile(tarfile.TarInfo(name))
+    said = refusal(tmp_path / "old.pth", tmp_path / "ours")
+    assert "is of torch's first format, a tar" in said and "weights_only" not in said
 
 
 def test_ours_in_the_published_layout_and_back(tmp_path):

@@ -7,9 +7,11 @@ import pytest
 import timm
 import torch
 from mlflow import MlflowClient
+from PIL import Image
 from safetensors.torch import save_file
 
-from dataprep.manifest import Manifest
+from dataprep import shard
+from dataprep.manifest import DatasetError, Manifest
 from pipeline import evaluate
 from pipeline.data.config import DataConfig
 from pipeline.metrics.evaluation import Evaluation, EvaluationConfig
@@ -81,6 +83,43 @@ def test_psnr_and_perceptual_distance_are_their_definitions(tmp_path):
             first, second = (f / f.norm(dim=1, keepdim=True).clamp_min(1e-10) for f in pair)
             expected += (first - second).pow(2).sum(1).mean((1, 2))
     torch.testing.assert_close(found, expected)
+
+
+def few(folder, train: int):
+    """A dataset of `train` training images and one test image."""
+    source = folder / "images"
+    source.mkdir()
+    for i in range(train + 1):
+        name = f"{i if i < train else 60_000:05d}.png"
+        Image.fromarray(np.full((16, 16, 3), 10 * i, np.uint8)).save(source / name)
+    how = ["--max-resolution", "16", "--workers", "1"]
+    assert shard.main([str(source), "--out", str(folder / "dataset"), *how]) == 0
+    return folder / "dataset"
+
+
+def test_too_few_images_are_told_at_the_start(tmp_path):
+    path, dataset = trained.save(tmp_path / "run"), few(tmp_path, 3)
+    for arguments, reason in (
+        ([], "dataset has 3 training images: at least 4 are needed"),
+        (["evaluation.samples=3"], "training images"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            evaluate.main(["--checkpoint", str(path), f"data.path={dataset}", *arguments])
+        assert reason in stopped.value.code
+
+
+def test_too_few_samples_are_told_at_the_start(tmp_path, dataset):
+    path = trained.save(tmp_path / "run")
+    with pytest.raises(SystemExit, match=r"evaluation\.samples is 3: at least 4 are needed"):
+        evaluate.main(["--checkpoint", str(path), f"data.path={dataset}", "evaluation.samples=3"])
+
+
+def test_one_training_image_is_refused(tmp_path):
+    manifest = Manifest.load(few(tmp_path, 1))
+    config = EvaluationConfig(extractor="random", samples=70, batch=16)
+    data = DataConfig(path=str(manifest.folder), loader="webdataset")
+    with pytest.raises(DatasetError, match="has 1 training image: a Frechet distance needs 2"):
+        Evaluation(config, data, manifest, torch.device("cpu"), lambda: None)
 
 
 def test_what_is_missing_is_said(tmp_path):

@@ -1,12 +1,18 @@
 """Each command of pipeline.sample, and each kind of file that it writes."""
 
+import io
+
 import av
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 import pipeline
+from dataprep import shard
+from dataprep.formats import read
+from dataprep.manifest import Manifest
 from pipeline import sample
 from pipeline.data.loaders import to_uint8
 from pipeline.pictures import inputs
@@ -96,11 +102,73 @@ def test_reconstruct(run, model, faces):
     assert np.array_equal(first, to_uint8(x[0]).permute(1, 2, 0).numpy())
 
 
-def test_a_photograph_is_squared_and_each_pixel_the_mean_of_its_part(tmp_path):
+def content(image: Image.Image, **how) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG", **how)
+    return file.getvalue()
+
+
+def test_a_photograph_is_squared_and_each_pixel_the_mean_of_its_part():
     pixels = np.random.default_rng(0).integers(0, 255, (32, 48, 3), dtype=np.uint8)
-    found = inputs.squared(Image.fromarray(pixels), 16).astype(float)
+    found = inputs.read_image(content(Image.fromarray(pixels)), 16).astype(float)
     exact = pixels[:, 8:40].reshape(16, 2, 16, 2, 3).mean((1, 3))
     assert np.abs(found - exact).max() <= 0.5
+
+
+@pytest.mark.parametrize("size", [(16, 16), (64, 40), (45, 37)])
+def test_photographs_are_read_as_preparation_reads_them(tmp_path, size):
+    """Also where they are cut out: hidden colours are laid over white."""
+    rng = np.random.default_rng(1)
+    source = tmp_path / "source"
+    source.mkdir()
+    for i in range(4):
+        pixels = rng.integers(0, 255, (*size, 4), dtype=np.uint8)
+        pixels[: size[0] // 2, :, 3] = 0
+        Image.fromarray(pixels).save(source / f"{i}.png")
+    how = ["--max-resolution", "16", "--formats", "webdataset", "--workers", "1"]
+    how += ["--test-fraction", "0.5"]
+    assert shard.main([str(source), "--out", str(tmp_path / "out"), *how]) == 0
+    manifest = Manifest.load(tmp_path / "out")
+    for split in ("train", "test"):
+        count = manifest.count(split)
+        names = [line["name"] for line in read.index(manifest, split, 0, count)]
+        prepared = read.images(manifest, "webdataset", 16, split, 0, count)
+        for name, image in zip(names, prepared):
+            found = inputs.read_image((source / name).read_bytes(), 16)
+            np.testing.assert_array_equal(found, image.pixels)
+
+
+def test_folders_of_photographs(run, faces, tmp_path, capsys):
+    """Hidden files are left out, and what is no image is counted; a large text does no harm."""
+    before = np.load(run("reconstruct", faces, "--noise", "off", out="x.npy"))
+    assert not capsys.readouterr().err
+    (faces / "._a.png").write_bytes(b"of a Mac")
+    (faces / "a.HEIC").write_bytes(b"of a telephone")
+    info = PngInfo()
+    info.add_text("Comment", "x" * (3 << 20), zip=True)
+    with Image.open(faces / "a.png") as image:
+        (faces / "a.png").write_bytes(content(image, pnginfo=info))
+    np.testing.assert_array_equal(
+        np.load(run("reconstruct", faces, "--noise", "off", out="y.npy")), before
+    )
+    assert "faces: 1 are no images (a.HEIC)" in capsys.readouterr().err
+
+
+def test_what_is_read_is_not_overwritten(run, faces, tmp_path):
+    np.save(tmp_path / "z.npy", np.zeros((2, 8), np.float32))
+    (tmp_path / "link.png").symlink_to(faces / "a.png")
+    before = {path: path.read_bytes() for path in (*faces.iterdir(), tmp_path / "z.npy")}
+    for arguments, out in (
+        (("reconstruct", faces / "a.png"), "faces/a.png"),
+        (("reconstruct", faces / "b.jpg", faces / "a.png"), "link.png"),
+        (("reconstruct", faces), "faces/a.png"),
+        (("mix", faces / "a.png", faces / "b.jpg"), "faces/../faces/a.png"),
+        (("generate", "--latents", tmp_path / "z.npy"), "z.npy"),
+    ):
+        with pytest.raises(SystemExit, match="is read, and would be overwritten"):
+            run(*arguments, out=out)
+    assert {path: path.read_bytes() for path in before} == before
+    assert (tmp_path / "link.png").is_symlink()
 
 
 def test_ways_between_faces():
@@ -196,7 +264,7 @@ def test_what_cannot_be_done_is_said_in_a_line(run, faces, tmp_path):
     assert "make no table" in refusal("mix", faces, "--rows", 4)
     assert "there are 4 to 16" in refusal("mix", "--levels", "32-64")
     (faces / "e.png").write_text("no image")
-    assert "e.png: cannot identify" in refusal("reconstruct", faces)
+    assert "e.png: not an image of a known format" in refusal("reconstruct", faces)
     empty = tmp_path / "empty"
     empty.mkdir()
     assert "holds no images" in refusal("reconstruct", empty)

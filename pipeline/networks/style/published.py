@@ -107,7 +107,8 @@ def blur_kernel(channels: int) -> Tensor:
 def gather(models: dict, ending: str) -> dict[str, Tensor]:
     """The tensors of the four modules whose keys have `ending`, by prefixed name; {} if none has.
 
-    LayoutError where some of the modules are missing.
+    DistributedDataParallel puts `module.` before the names; that is left out. LayoutError where
+    some of the modules are missing.
     """
     keys = {prefix: key + ending for prefix, key in MODULES.items()}
     missing = [key for key in keys.values() if not isinstance(models.get(key), dict)]
@@ -118,7 +119,11 @@ def gather(models: dict, ending: str) -> dict[str, Tensor]:
             f"of the modules {', '.join(keys.values())} there is no {', '.join(missing)}; "
             f"found: {', '.join(map(str, models))}"
         )
-    return {f"{p}.{name}": t for p, key in keys.items() for name, t in models[key].items()}
+    return {
+        f"{p}.{name.removeprefix('module.')}": t
+        for p, key in keys.items()
+        for name, t in models[key].items()
+    }
 
 
 def shape_of(found: dict[str, Tensor]) -> Shape:
@@ -145,6 +150,19 @@ def shape_of(found: dict[str, Tensor]) -> Shape:
         )
     except (ValidationError, IndexError) as error:
         raise LayoutError(f"the sizes of {', '.join(wanted)} make no network: {error}") from None
+
+
+def trained_resolution(ours: dict[str, Tensor], shape: Shape) -> int | None:
+    """The largest side whose layers have been trained, by our names; None where none has.
+
+    A training saves all layers from its first resolution on. Biases and noise weights begin at
+    exactly 0 (spec A.2, A.7), also in the averages, and an optimiser's step moves them.
+    """
+    for side in reversed(shape.resolutions):
+        block = f"decoder.blocks.{side}.modulation_"
+        if any(ours[f"{block}{n}.{kind}"].any() for n in (1, 2) for kind in ("bias", "noise")):
+            return side
+    return None
 
 
 def from_published(found: dict[str, Tensor], shape: Shape) -> dict[str, Tensor]:
