@@ -1,6 +1,7 @@
 """Which class an image is of: by its folder, or by the label that is stored with it."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from dataprep.runtime.sort import read_rows
 from dataprep.settings import Settings
 from dataprep.sources import parquet
 from dataprep.sources.source import Container
+from dataprep.split import side_of_folder
 
 
 def labels(
@@ -22,6 +24,7 @@ def labels(
     if settings.labels == "none":
         return [], lambda name, stored: -1
     if settings.labels == "folder":
+        folder_of = partial(class_folder, as_delivered=settings.split == "folder")
         found = sorted({folder_of(row[0]) for row in read_rows(sorted_rows)})
         if len(found) < 2:
             raise DatasetError("--labels folder: all images lie in one folder; use --labels none")
@@ -50,5 +53,10 @@ def declared_classes(containers: list[Container], column: str | None) -> list[st
     return list(found.pop()) if len(found) == 1 and len(paths) == len(containers) else []
 
 
-def folder_of(name: str) -> str:
-    return name.rpartition("/")[0]
+def class_folder(name: str, as_delivered: bool) -> str:
+    """The folder that an image lies in; where train/ and val/ are sides, train/cat is cat."""
+    parts = name.split("/")[:-1]
+    if as_delivered:
+        side = next(i for i in range(len(parts)) if side_of_folder("/".join(parts[: i + 1])))
+        del parts[side]
+    return "/".join(parts)

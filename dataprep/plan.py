@@ -33,7 +33,7 @@ from dataprep.settings import Settings, versions
 from dataprep.sources.entry import Asked, Entry, Passed, Refused, Said
 from dataprep.sources.source import Container, listing
 
-RULES_SHOWN = 12
+RULES_SHOWN = FOLDERS_SHOWN = 12
 
 
 class Sample(NamedTuple):
@@ -212,12 +212,14 @@ def write_splits(source: str, settings: Settings, folder: Path, found: Found) ->
         refused = sum(1 for _ in file)
     if sorted_rows.stat().st_size == 0:
         raise no_image(source, refused, folder, found)
+    kinds = {container.kind for container in found.containers}
+    if settings.image_column and not kinds & {"parquet", "tar"}:
+        raise DatasetError("--image-column is of tables and tars, and there are none")
     names = (row[0] for row in read_rows(sorted_rows))
     rule = split.choose(names, settings.split, settings.test_fraction)
     classes, label_of = labels(settings, sorted_rows, list(found.containers))
 
-    endings: Counter[str] = Counter()
-    unlabelled = 0
+    endings, folders, unlabelled = Counter(), Counter(), 0
     counts, offsets = dict.fromkeys(SPLITS, 0), {part: array("q") for part in SPLITS}
     files = {part: (folder / f"{part}.jsonl").open("w", encoding="ascii") for part in SPLITS}
     for name, container, place, label in read_rows(sorted_rows):
@@ -228,6 +230,8 @@ def write_splits(source: str, settings: Settings, folder: Path, found: Found) ->
         files[part].write(json.dumps([name, container, place, number]) + "\n")
         counts[part] += 1
         endings[os.path.splitext(name)[1].lower()] += 1
+        if len(folders) <= FOLDERS_SHOWN:
+            folders[name.partition("/")[0] if "/" in name else ""] += 1
         if number < 0 and settings.labels != "none":
             unlabelled += 1
     for part in SPLITS:
@@ -253,6 +257,7 @@ def write_splits(source: str, settings: Settings, folder: Path, found: Found) ->
         "samples": counts,
         "refused": refused,
         "endings": dict(endings.most_common()),
+        "folders": dict(folders.most_common()) if len(folders) <= FOLDERS_SHOWN else {},
         "passed_over": dict(sorted(found.passed_over.items())),
         "notes": notes,
     }

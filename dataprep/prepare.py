@@ -162,17 +162,21 @@ def tell_plan(plan: Plan) -> None:
         f"{plan.images:,} images: {counts['train']:,} train, {counts['test']:,} test "
         f"({rule['rule']}: {rule['why']})"
     )
-    endings = plan.content.get("endings", {})
-    if len(endings) > 1:
-        kinds = (f"{count:,} {ending or 'without an ending'}" for ending, count in endings.items())
-        print(f"images by ending: {', '.join(list(kinds)[:RULES_SHOWN])}")
+    for what, without in (("endings", "without an ending"), ("folders", "in none")):
+        counts = plan.content.get(what, {})
+        if len(counts) > 1:
+            texts = [f"{count:,} {shown(name) or without}" for name, count in counts.items()]
+            print(f"images by {what}: {', '.join(texts[:RULES_SHOWN])}")
     read = {rule: found for rule, found in plan.passed_over.items() if rule.startswith(READ)}
     if read:
         print(f"also read: {passed_over(read)}")
     if passed := {rule: f for rule, f in plan.passed_over.items() if rule not in read}:
         print(f"passed over: {passed_over(passed)}")
-    for note in plan.content.get("notes", []):
+    notes = plan.content.get("notes", [])
+    for note in notes[:RULES_SHOWN]:
         print(f"note: {note}")
+    if len(notes) > RULES_SHOWN:
+        print(f"note: {len(notes) - RULES_SHOWN:,} more, in {plan.folder / 'plan.json'}")
     sys.stdout.flush()
 
 

@@ -139,6 +139,8 @@ def check(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         parser.error(f"--reject-limit {args.reject_limit:g}: it is a share, from 0 to 1")
     if not 1 <= args.jpeg_quality <= 100:
         parser.error(f"--jpeg-quality {args.jpeg_quality}: it lies between 1 and 100")
+    if args.label_column is not None and args.labels != "stored":
+        parser.error("--label-column goes with --labels stored")
     for name in ("workers", "shard_samples", "shard_bytes", "tasks"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             parser.error(f"--{name.replace('_', '-')} {getattr(args, name)}: at least 1")

@@ -154,6 +154,7 @@ def side_of(name: str) -> str | None:
 
 @functools.lru_cache
 def side_of_folder(path: str) -> str | None:
+    """The same of the path of a folder."""
     for folder in path.lower().split("/"):
         words = set(re.split(r"[^a-z]+", folder))
         sides = {side for side, known in (("train", TRAIN), ("test", TEST)) if words & {*known}}

@@ -4,15 +4,16 @@ import os
 import re
 
 ENDINGS = (".bmp", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+FOLDERS = {"__MACOSX", "@eaDir", "$RECYCLE.BIN"}  # of a Mac's archives, a NAS's previews, Windows
 
 
 def rule_of(name: str) -> str | None:
     """The rule by which a path inside a source is passed over; None where it is an image.
 
-    That is told by its ending; hidden files, and those of a Mac's archives, are none.
+    That is told by its ending; hidden files, and those in FOLDERS, are none.
     """
     parts = name.split("/")
-    if "__MACOSX" in parts or any(p[:1] == "." and p[:2] != ".." for p in parts):
+    if FOLDERS & {*parts} or any(p[:1] == "." and p[:2] != ".." for p in parts):
         return "hidden"
     ending = os.path.splitext(parts[-1])[1].lower()
     if ending in ENDINGS:

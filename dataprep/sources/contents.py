@@ -2,6 +2,7 @@
 
 import re
 import tarfile
+import zipfile
 from pathlib import Path
 
 from dataprep.images.decode import LFS_POINTER
@@ -51,7 +52,12 @@ def what_else(path: Path) -> str | None:
     if not any(start):
         return f"holds zeros where it should begin ({path.stat().st_size:,} bytes): get it again"
     lower = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    return next((text for first, text in STARTS.items() if lower.startswith(first)), None)
+    for first, text in STARTS.items():
+        if lower.startswith(first):
+            return text
+    if zipfile.is_zipfile(path):  # by its end
+        return "is a zip behind something else, a program perhaps: unpack it with unzip first"
+    return None
 
 
 def no_archive(path: Path) -> DatasetError:

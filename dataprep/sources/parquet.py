@@ -15,7 +15,7 @@ from pathlib import Path
 
 from dataprep.manifest import DatasetError
 from dataprep.sources import labels
-from dataprep.sources.entry import Asked, Entry, check_size
+from dataprep.sources.entry import Asked, Entry, Said, check_size
 
 ROWS = 4096  # at a time, of the columns without images
 IMAGES = 8  # at a time
@@ -23,7 +23,7 @@ BUFFER = 2**20  # bytes read at a time from a column, instead of the column whol
 STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"BM", b"II*\0", b"MM\0*")  # of image files
 
 
-def entries(path: Path, asked: Asked) -> Iterator[Entry]:
+def entries(path: Path, asked: Asked) -> Iterator[Entry | Said]:
     """All rows, with their labels where labels are asked for."""
     import pyarrow
 
@@ -34,6 +34,12 @@ def entries(path: Path, asked: Asked) -> Iterator[Entry]:
             raise DatasetError(
                 f"{path} has no column of images, only {', '.join(file.schema_arrow.names)}: "
                 "name one with --image-column, or leave the file out"
+            )
+        others = [c for c in file.schema_arrow.names if of_type(file, c) == "Image"]
+        if asked.image_column is None and len(others) > 1:
+            yield Said(
+                f"tables hold images in the columns {', '.join(others)}: {column} is taken; "
+                "--image-column chooses"
             )
         label = label_column(file, path, asked.label_column) if asked.labels else None
         yield from rows(file, column, label)

@@ -63,7 +63,7 @@ def listing(source: str, asked: Asked) -> Iterator[Listed]:
         kind = kind_of(path)
         if kind:
             yield from inside(container(kind, path), asked)
-        elif path.suffix in LISTS:
+        elif path.suffix.lower() in LISTS:
             yield from from_paths(path.parent, lines(path), asked, listed=True)
         else:
             raise DatasetError(f"{source} {what_else(path) or f'is not {KNOWN}'}")
@@ -78,10 +78,13 @@ def listing(source: str, asked: Asked) -> Iterator[Listed]:
 
 
 def inside(container: Container, asked: Asked) -> Iterator[Listed]:
+    empty = True
     for item in KINDS[container.kind].entries(Path(container.path), asked):
         if not isinstance(item, Said):
-            item = item._replace(name=container.prefix + item.name)
+            item, empty = item._replace(name=container.prefix + item.name), False
         yield container, item
+    if empty:
+        yield container, Said(f"{container.path} holds no files")
 
 
 def from_folder(path: Path, prefix: str, asked: Asked) -> Iterator[Listed]:
@@ -191,7 +194,7 @@ def lines(path: Path) -> Iterator[str]:
     """The lines of a list that are not empty: UTF-8, or UTF-16 where it begins as that does."""
     with path.open("rb") as file:
         wide = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-    encoding, errors = ("utf-16", "strict") if wide else ("utf-8-sig", "surrogateescape")
+    encoding, errors = ("utf-16", "replace") if wide else ("utf-8-sig", "surrogateescape")
     with path.open(encoding=encoding, errors=errors) as file:
         for line in file:
             if line.strip():

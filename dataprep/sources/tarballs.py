@@ -28,6 +28,7 @@ from dataprep.sources.entry import (
     labels_read,
 )
 
+MOST_COLUMNS = 1000  # sets of columns that are kept in mind
 Item = Entry | Refused | Passed | Said
 COLUMN = re.compile(r"((?:.*/)?[^/.]*(?:\.[0-9]+(?=\.))*)\.?([^/]*)", re.DOTALL)
 
@@ -47,7 +48,7 @@ def entries(path: Path, asked: Asked) -> Iterator[Item]:
         sample.add(member, column, content)
     several.add(sample)
     yield from sample.items()
-    if several.ask() and asked.image_column is None:
+    if several.first and asked.image_column is None:
         raise DatasetError(
             f"{path}: the sample {several.first.key} holds several images, "
             f"{' and '.join(several.first.columns)}: choose one with --image-column "
@@ -120,18 +121,17 @@ class Several:
     """Whether samples hold several images: one of them may be a mask."""
 
     def __init__(self) -> None:
-        self.first: Sample | None = None
-        self.count, self.beside = 0, False
+        self.columns: set[tuple[str, ...]] = set()  # those that one sample has
+        self.first: Sample | None = None  # that is asked about
 
     def add(self, sample: Sample) -> None:
-        if len(sample.columns) > 1:
+        """Files whose names begin alike need not be a sample, unless it has more than images, or
+        another has images in the same columns."""
+        found = tuple(sample.columns)
+        if len(found) > 1 and (sample.others or found in self.columns):
             self.first = self.first or sample
-            self.count += 1
-            self.beside |= bool(sample.others)
-
-    def ask(self) -> bool:
-        """Files that begin alike need not be a sample, unless it has more, or there are more."""
-        return self.beside or self.count > 1
+        elif len(found) > 1 and len(self.columns) < MOST_COLUMNS:
+            self.columns.add(found)
 
 
 def members(path: Path, asked: Asked) -> Iterator[tuple[tarfile.TarInfo | Said, bytes | None]]:

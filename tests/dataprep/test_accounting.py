@@ -1,8 +1,8 @@
 """Every file of a source is used, refused with a reason, or passed over by a rule that is told."""
 
 import gzip
+import io
 import json
-import os
 import zipfile
 
 import pytest
@@ -71,7 +71,7 @@ def test_a_folder_of_mixed_files_is_accounted_for_to_the_last(tmp_path, capsys, 
         pairs = [(f"./{name}", path.read_bytes()) for name, path in inside.items()]
         source = make_tar(tmp_path / "mixed.tar", pairs)
     out = tmp_path / "out"
-    how = [*HOW, "--reject-limit", "0.3", "--image-column", "any"]
+    how = [*HOW, "--reject-limit", "0.3"]
     assert main([str(source), "--out", str(out), *how]) == 0
     told = capsys.readouterr().out
 
@@ -123,10 +123,44 @@ def test_only_a_link_to_a_folder(tmp_path):
     assert sorted(found(tmp_path / "source")) == ["faces/face-000.png", "faces/face-001.png"]
 
 
+def test_previews_of_a_nas_are_no_images(tmp_path):
+    make_folder(tmp_path, 1, side=4, names="{}.png")
+    make_folder(tmp_path / "@eaDir" / "0.png", 1, side=4, names="SYNOPHOTO_THUMB_{}.png")
+    assert list(found(tmp_path)) == ["0.png"]
+    assert passed(tmp_path) == {"@eaDir/0.png/SYNOPHOTO_THUMB_0.png": "hidden"}
+
+
+def test_an_archive_without_files_is_told(tmp_path, capsys):
+    (tmp_path / "empty.zip").write_bytes(zipped())
+    make_tar(tmp_path / "a.tar", [(f"{i}.png", IMAGES[i]) for i in range(8)])
+    how = [str(tmp_path), "--out", str(tmp_path / "out"), *HOW, "--test-fraction", "0.5"]
+    assert main(how) == 0
+    assert f"note: {tmp_path / 'empty.zip'} holds no files" in capsys.readouterr().out
+
+
+def test_where_the_images_lie_is_told(tmp_path, capsys):
+    source = make_folder(tmp_path / "set", 6, side=8, names="images/{}.png")
+    make_folder(source, 5, side=8, names="masks/{}.png", seed=20)
+    make_folder(source, 1, side=8, names="{}.png", seed=40)
+    how = [*HOW, "--test-fraction", "0.5"]
+    assert main([str(source), "--out", str(tmp_path / "out"), *how]) == 0
+    assert "images by folders: 6 images, 5 masks, 1 in none\n" in capsys.readouterr().out
+    assert main([str(source), "--out", str(tmp_path / "no"), *how, "--image-column", "a"]) == 1
+    assert "--image-column is of tables and tars, and there are none" in capsys.readouterr().err
+
+
 def test_lost_and_found_is_not_looked_into(tmp_path):
     make_folder(tmp_path, 1, side=4, names="{}.png")
     make_folder(tmp_path / "lost+found", 1, side=4, names="{}.png")
     assert list(found(tmp_path)) == ["0.png"] and passed(tmp_path) == {"lost+found": "lost+found"}
+
+
+def zipped(*pairs) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        if pairs:
+            archive.writestr(*pairs)
+    return file.getvalue()
 
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n"
@@ -145,6 +179,7 @@ NO_ARCHIVE = {
     "a.tar.xz": (b"\xfd7zXZ\0\0", r"is compressed as a whole \(xz\): unpack it with unxz"),
     "gz-within.tar": (gzip.compress(bytes(512)), r"is compressed as a whole \(gzip\)"),
     "a.zip": (b"7z\xbc\xaf\x27\x1c", "is a 7z archive"),
+    "installer.zip": (b"#!/bin/sh\n" + zipped("a.png", IMAGES[0]), "is a zip behind something"),
     "a.tfrecords-00000-of-00002": (b"some text", "is damaged, or no archive: get it again"),
 }
 
@@ -233,6 +268,14 @@ def test_folders_called_train_and_val(tmp_path, capsys, train, test):
     assert "'other/face-000.png' lies in no folder that is called train" in capsys.readouterr().err
 
 
+def test_classes_in_train_and_val_are_the_same(tmp_path):
+    for i, folder in enumerate(("train/cat", "train/dog", "val/cat", "val/dog")):
+        make_folder(tmp_path / "source" / folder, 2, side=8, seed=10 * i)
+    how = [*HOW, "--split", "folder", "--labels", "folder"]
+    assert main([str(tmp_path / "source"), "--out", str(tmp_path / "out"), *how]) == 0
+    assert Manifest.load(tmp_path / "out").classes == ("cat", "dog")
+
+
 def test_tables_called_train_and_test(tmp_path):
     for name, first, last in (("train-00000-of-00001", 0, 6), ("test-00000-of-00001", 6, 9)):
         make_parquet(tmp_path / f"{name}.parquet", IMAGES[first:last])
@@ -241,74 +284,3 @@ def test_tables_called_train_and_test(tmp_path):
         "train": 6,
         "test": 3,
     }
-
-
-def test_a_list_as_people_write_it(tmp_path):
-    make_folder(tmp_path, 3, side=4, names="ü {}.png")
-    expected = {f"ü {i}.png": encoded(picture(i, 4, 4)) for i in range(3)}
-    names = sorted(expected)
-    texts = {
-        "find": "".join(f"./{name}\n" for name in names).encode(),
-        "bom": b"\xef\xbb\xbf" + "\r\n".join(names).encode(),
-        "blanks": "".join(f"{name} \t\n" for name in names).encode(),
-        "utf-16": "\r\n".join(names).encode("utf-16"),
-    }
-    for content in texts.values():
-        (tmp_path / "list.txt").write_bytes(content)
-        assert found(tmp_path / "list.txt") == expected
-    (tmp_path / "blank.png ").write_bytes(IMAGES[0])
-    (tmp_path / "list.txt").write_text("blank.png \n")
-    assert found(tmp_path / "list.txt") == {"blank.png ": "unreadable"}
-
-
-def test_a_list_of_which_no_line_is_a_file(tmp_path, capsys):
-    make_folder(tmp_path, 3, side=4, names="{}.png")
-    (tmp_path / "list.txt").write_text("2.png 1\n0.png 0\n1.png 1\n")
-    assert main([str(tmp_path / "list.txt"), "--out", str(tmp_path / "out"), *HOW]) == 1
-    said = capsys.readouterr().err
-    assert "none of the 3 images of" in said
-    assert "the first: 0.png 0: not there; a line is a path and no more" in said
-
-
-def test_dot_slash_and_none_are_one_name(tmp_path):
-    bare = make_tar(tmp_path / "a.tar", [("faces/a.png", IMAGES[0]), ("b.png", IMAGES[1])])
-    dots = make_tar(tmp_path / "b.tar", [("./faces/a.png", IMAGES[0]), ("././b.png", IMAGES[1])])
-    assert found(dots) == found(bare) == {"faces/a.png": IMAGES[0], "b.png": IMAGES[1]}
-    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
-        archive.writestr("./faces/a.png", IMAGES[0])
-        archive.writestr("./.hidden.png", IMAGES[0])
-    assert found(tmp_path / "a.zip") == {"faces/a.png": IMAGES[0]}
-    assert passed(tmp_path / "a.zip") == {".hidden.png": "hidden"}
-    # ".//etc" is below the archive, "/etc" is not
-    names = [(".//a.png", IMAGES[0]), ("/./b.png", IMAGES[0])]
-    refused = {"/b.png": "name leaves the archive"}
-    assert found(make_tar(tmp_path / "c.tar", names)) == {"a.png": IMAGES[0]} | refused
-
-
-@pytest.mark.parametrize("host, slash", [(0, True), (0, False), (10, True), (3, False)])
-def test_backslashes_of_windows(tmp_path, host, slash):
-    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
-        for i, name in enumerate(["faces\\man\\59999.png", "faces\\woman\\60000.png"]):
-            info = zipfile.ZipInfo("x")
-            info.filename, info.create_system = name, host
-            archive.writestr(info, IMAGES[i])
-        if slash:
-            archive.writestr("other/a.png", IMAGES[2])
-    names = ["faces/man/59999.png", "faces/woman/60000.png"]
-    assert found(tmp_path / "a.zip") == dict(zip(names, IMAGES)) | (
-        {"other/a.png": IMAGES[2]} if slash else {}
-    )
-
-
-def test_a_backslash_that_is_part_of_a_name_stays(tmp_path):
-    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
-        archive.writestr("faces/a\\b.png", IMAGES[0])
-    assert found(tmp_path / "a.zip") == {"faces/a\\b.png": IMAGES[0]}
-
-
-def test_names_that_are_no_text_are_shown(tmp_path, capsys):
-    source = make_folder(tmp_path / "source", 4, side=8)
-    (source / os.fsdecode(b"\xe9\n.gif")).write_bytes(b"x")
-    how = [*HOW, "--test-fraction", "0.5"]
-    assert main([str(source), "--out", str(tmp_path / "out"), *how]) == 0
-    assert r"passed over: 1 .gif ('\udce9\n.gif')" in capsys.readouterr().out

@@ -78,6 +78,9 @@ def test_one_sample_is_enough_to_ask_and_two_files_are_not(tmp_path):
             found(make_tar(tmp_path / "b.tar", one + more))
     photos = [(f"{name}.{i}.jpg", IMAGES[i]) for name in ("ann", "bob") for i in range(3)]
     assert len(found(make_tar(tmp_path / "c.tar", photos))) == 6
+    names = ("ann.kay", "ann.lee", "bob.lee", "bob.poe")
+    photos = [(f"{name}.jpg", IMAGES[i]) for i, name in enumerate(names)]
+    assert len(found(make_tar(tmp_path / "d.tar", photos))) == 4
 
 
 def test_labels_in_json(tmp_path):

@@ -59,6 +59,15 @@ def test_several_columns_of_images_are_asked_for(tmp_path):
     assert found(path) == PLAIN
 
 
+def test_an_image_and_a_mask_in_a_table(tmp_path, capsys):
+    types = {"mask": "Image", "image": "Image"}
+    path = table(tmp_path / "a.parquet", {"mask": IMAGES[:8], "image": IMAGES[2:]}, types)
+    how = [*HOW, "--test-fraction", "0.5"]
+    assert main([str(path), "--out", str(tmp_path / "out"), *how]) == 0
+    told = "note: tables hold images in the columns mask, image: image is taken; --image-column"
+    assert told in capsys.readouterr().out
+
+
 def test_the_column_that_was_chosen_is_prepared(tmp_path):
     path = table(tmp_path / "a.parquet", {"image": IMAGES[:8], "other": IMAGES[2:]})
     how = [*HOW, "--test-fraction", "0.5"]
