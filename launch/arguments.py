@@ -1,6 +1,7 @@
 """What both launchers take: a configuration, overrides, and the folder of the run."""
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from dataprep.manifest import DatasetError, Manifest
 from pipeline.config import ConfigError, load, plain
 from pipeline.metrics.evaluation import find_extractor
 from pipeline.metrics.features import FeaturesError
-from stages import schedule
+from stages import plan, schedule
 from stages.config import Config
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -33,6 +34,21 @@ def parser(description: str) -> argparse.ArgumentParser:
         "--output", type=Path, help="folder of the run (default: runs/NAME of the configuration)"
     )
     p.add_argument(
+        "--init",
+        metavar="MODEL",
+        help="begin with the weights of a run, checkpoint or converted model (the key init)",
+    )
+    p.add_argument(
+        "--branch",
+        metavar="RUN[@IMAGES]",
+        help="begin at a checkpoint of another run (its newest), in an --output of its own",
+    )
+    p.add_argument(
+        "--replan",
+        action="store_true",
+        help="go on with other values from the newest checkpoint on; what was trained stays",
+    )
+    p.add_argument(
         "--dry-run", action="store_true", help="print what would be started, and start nothing"
     )
     p.add_argument(
@@ -48,7 +64,10 @@ def parser(description: str) -> argparse.ArgumentParser:
 def read(arguments: argparse.Namespace) -> tuple[Config, Path]:
     """The configuration and the folder of the run."""
     named = CONFIGS / f"{arguments.config}.yaml"
-    config = load(Config, named if named.exists() else arguments.config, arguments.overrides)
+    overrides = list(arguments.overrides)
+    if arguments.init:
+        overrides.append(f"init={json.dumps(str(Path(arguments.init).resolve()))}")
+    config = load(Config, named if named.exists() else arguments.config, overrides)
     folder = arguments.output or Path("runs") / config.name
     return config, folder.resolve()
 
@@ -63,6 +82,20 @@ def check(config: Config, world: int) -> str | None:
     for stage in config.stages:
         manifest.check(stage.resolution)
     return find_extractor(config.evaluation)[1]
+
+
+def planned(given: argparse.Namespace, config: Config, folder: Path) -> Config:
+    """`config` with the history of the run that it continues or branches off. ConfigError."""
+    digest = Manifest.load(config.data.path).digest
+    if given.branch and not given.dry_run:
+        plan.branch(given.branch, folder)
+    config = plan.continued(config, folder, digest, given.replan or bool(given.branch))
+    for change in config.history:
+        lines = "".join(f"\n#   {line}" for line in change.changes)
+        print(f"# from image {change.images:,} on:{lines}", flush=True)
+    if not given.dry_run:
+        plan.write(folder, config)
+    return config
 
 
 def shareable(config: Config, nodes: int, gpus: int) -> int:

@@ -46,6 +46,7 @@ def main() -> None:
         announcement = arguments.check(config, count)
         if announcement:
             print(f"# {announcement}", flush=True)
+        config = arguments.planned(given, config, folder)
         if given.dry_run:
             print(f"# {count} processes, run in {folder}\n{arguments.show(config)}", end="")
             return

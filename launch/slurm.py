@@ -59,6 +59,7 @@ def start(given: Namespace) -> None:
         gpus = arguments.shareable(config, given.nodes, gpus)
     tasks = max(1, gpus)
     announcement = arguments.check(config, given.nodes * tasks)
+    config = arguments.planned(given, config, folder)
     executor = submitit.AutoExecutor(
         folder / "slurm", cluster="slurm", slurm_max_num_timeout=10_000
     )

@@ -1,6 +1,7 @@
 """The configuration of a training: everything that decides what is computed, in one tree."""
 
-from typing import Annotated
+from itertools import pairwise
+from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
@@ -75,6 +76,30 @@ class FaultsConfig:
 
 
 @dataclass(frozen=True, config=STRICT)
+class Change:
+    """A change of configuration during a training; see `stages.plan`."""
+
+    images: Annotated[int, Field(gt=0)]
+    """Images seen when it was made."""
+    changes: list[str]
+    """What changed, to be read."""
+    was: dict[str, Any]
+    """The sections of the configuration that changed, as they were before."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class Origin:
+    """The checkpoint of another run at which a training branched off."""
+
+    run: str
+    """Its folder."""
+    images: Annotated[int, Field(gt=0)]
+    checkpoint: str
+    """sha256 of its checkpoint.json, which has the sha256 of the rest."""
+    mlflow_run: str | None = None
+
+
+@dataclass(frozen=True, config=STRICT)
 class Config:
     """One training."""
 
@@ -97,6 +122,14 @@ class Config:
     faults: FaultsConfig = Field(default_factory=FaultsConfig)
     seed: int = 0
     """Of initial weights, data order and all random draws."""
+    init: str | None = None
+    """A run, checkpoint or converted model whose weights and averages the training begins with."""
+    dataset_digest: str | None = None
+    """The dataset's; written by the training."""
+    history: list[Change] = Field(default_factory=list)
+    """How the configuration came about; written by the training (`--replan`)."""
+    origin: Origin | None = None
+    """Where the training branched off; written by the training (`--branch`)."""
 
     @model_validator(mode="after")
     def _grows(self):
@@ -105,13 +138,19 @@ class Config:
             raise ValueError(
                 f"stages of {sides} do not fit networks of shape.resolution {self.shape.resolution}"
             )
-        first = possible.index(sides[0])
-        if sides != possible[first : first + len(sides)]:
+        first, growing = possible.index(sides[0]), list(dict.fromkeys(sides))
+        if sides != sorted(sides) or growing != possible[first : first + len(growing)]:
             raise ValueError(f"stages should follow the resolutions {possible}, not {sides}")
         if first == 0 and self.stages[0].fade:
             raise ValueError(
                 f"the stage at {sides[0]}x{sides[0]} has nothing to fade in from: fade should be 0"
             )
+        for before, stage in pairwise(self.stages):
+            if before.resolution == stage.resolution and stage.fade:
+                raise ValueError(
+                    f"the second stage at {stage.resolution}x{stage.resolution} has nothing to "
+                    f"fade in: fade should be 0"
+                )
         if not isinstance(self.objective, SoftIntroVAE) and any(
             stage.beta_neg is not None for stage in self.stages
         ):

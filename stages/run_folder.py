@@ -5,15 +5,10 @@ import socket
 import time
 from pathlib import Path
 
-import yaml
-
-from pipeline.config import ConfigError, flat, plain
+from pipeline.config import ConfigError, plain
 from pipeline.records.files import whole
+from stages import plan
 from stages.config import Config
-
-# What may differ when a training is resumed: none of it changes what is computed.
-FREE = ("name", "data.path", "data.loader", "data.workers", "tracking.", "evaluation.", "every.")
-FREE += ("faults.",)  # a step back changes what is computed from there on, as checkpoints record
 
 
 class LostRunError(Exception):
@@ -47,32 +42,13 @@ class RunFolder:
         if holder != self.token:
             raise LostRunError(f"{self.path} has been taken over by {holder}: this process ends")
 
-    def keep_config(self, config: Config, digest: str) -> None:
+    def keep_config(self, config: Config) -> None:
         """Writes config.yaml, or compares it with the one there: ConfigError if they differ."""
-        path = self.path / "config.yaml"
-        content = {"dataset_digest": digest, **plain(config)}
-        if path.exists():
-            differences = compare(yaml.safe_load(path.read_text()), content)
-            if differences:
-                raise ConfigError(
-                    f"{self.path} holds a training of another configuration: "
-                    + "; ".join(differences)
-                    + ". Give this one an --output of its own, or ask for the same again"
-                )
-        self.path.mkdir(parents=True, exist_ok=True)
-        with whole(path) as beside:
-            beside.write_text(yaml.safe_dump(content, sort_keys=False))
-
-
-def compare(old: dict, new: dict) -> list[str]:
-    """What differs between two configurations that must compute the same: "key was a, now b"."""
-    # A key that is null is as one that was not there when the training began.
-    old, new = ({k: v for k, v in flat(c).items() if v is not None} for c in (old, new))
-    missing = "not set"
-    return [
-        f"{key} was {old.get(key, missing)}, is {new.get(key, missing)}"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key, missing) != new.get(key, missing)
-        and not key.startswith(FREE)
-        and ".every" not in key
-    ]
+        known = plan.read(self.path)
+        if known is not None and (differences := plan.compare(plain(known), plain(config))):
+            raise ConfigError(
+                f"{self.path} holds a training of another configuration: "
+                + "; ".join(differences)
+                + ". Give this one an --output of its own, or ask for the same again"
+            )
+        plan.write(self.path, config)

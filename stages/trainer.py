@@ -9,14 +9,15 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from timm.utils import ModelEmaV3
+from torch import Tensor
 
 from dataprep.manifest import Manifest
-from pipeline import networks, processes
+from pipeline import model, networks, processes
 from pipeline.metrics.evaluation import Evaluation, metric_name
 from pipeline.networks.family import ResolutionModel
 from pipeline.records import checkpoints
 from pipeline.records.checkpoints import Checkpoint, CheckpointError
-from stages import health, schedule
+from stages import health, plan, schedule
 from stages.config import Config
 from stages.health import DivergedError
 from stages.report import Report
@@ -34,28 +35,39 @@ def train(config: Config, folder: Path) -> int:
     newest whole checkpoint, with any number of processes.
     """
     device = processes.start()
-    config.check_processes(processes.world_size())
-    torch.manual_seed(config.seed)
-    return Trainer(config, folder, device).run()
+    config = plan.of_dataset(config, Manifest.load(config.data.path).digest)
+    if processes.is_first():
+        RunFolder(folder).keep_config(config)
+    dist.barrier()
+    stopped_by = 0
+    for part, end in plan.parts(config):
+        if stopped_by or (end < schedule.total(config) and plan.position(folder) >= end):
+            continue
+        part.check_processes(processes.world_size())
+        stopped_by = Trainer(part, folder, device, end).run()
+    return stopped_by
 
 
 class Trainer:
     """State of a training in one process: the networks, their averages, images seen."""
 
-    def __init__(self, config: Config, folder: Path, device: torch.device):
-        self.config, self.device = config, device
+    def __init__(self, config: Config, folder: Path, device: torch.device, end: int):
+        self.config, self.device, self.end = config, device, end
         self.manifest = Manifest.load(config.data.path)
-        self.networks = networks.build(config.shape).to(device)
+        plan.of_dataset(config, self.manifest.digest)
+        torch.manual_seed(config.seed)
+        self.networks = networks.build(config.shape)
+        self.networks.initialize(config.seed)
+        self.networks.to(device)
         self.ema = ModelEmaV3(self.networks)
         self.folder, self.meter = RunFolder(folder), Meter()
-        self.images, self.stage, self.resumed = 0, None, None
+        self.images, self.saved, self.stage, self.resumed = 0, 0, None, None
         self.draws = 0  # how often it went back after it diverged
         self.signals = StopSignals(dist.new_group(backend="gloo"))
         self.evaluation = Evaluation(
             config.evaluation, config.data, self.manifest, device, self.signals.check
         )
         if processes.is_first():
-            self.folder.keep_config(config, self.manifest.digest)
             self.folder.claim()
         dist.barrier()
         self.resume()
@@ -65,18 +77,20 @@ class Trainer:
             self.report.say(self.evaluation.announcement)
 
     def run(self) -> int:
-        total, status = schedule.total(self.config), "FAILED"
+        status = "FAILED"
         try:
             if self.report and self.images:  # what is due here belongs to the stage that ended here
                 self.report.enter(schedule.at(self.config, self.images - 1))
             self.events()
-            while self.images < total:
+            while self.images < self.end:
                 try:
                     self.step()
                     self.events()
                 except DivergedError as error:
                     self.step_back(error)
                 self.signals.check()
+            if self.saved != self.images:
+                self.checkpoint()  # another configuration follows
             status = "FINISHED"
             return 0
         except Stopped as stopped:
@@ -87,6 +101,7 @@ class Trainer:
         finally:
             if self.report:
                 self.report.end(status)
+            self.leave()
             self.signals.release()
 
     def step(self) -> None:
@@ -100,11 +115,17 @@ class Trainer:
         self.images += moment.stage.batch
 
     def enter(self, moment: schedule.Moment) -> None:
-        """Makes the stage of `moment`: engines over grown networks, in a new optimiser state."""
+        """Makes the stage of `moment`: engines over grown networks, in a new optimiser state.
+
+        The state stays where the stage before had the same resolution.
+        """
+        stays = moment.number and moment.stage.resolution == self.resolution_before(moment)
+        if self.stage is not None and stays:
+            self.resumed = Checkpoint({}, {}, *self.engine_state())
         self.leave()
         config = replace(self.config, seed=self.config.seed + OTHER_DRAWS * self.draws)
         self.stage = Stage(config, moment, self.images, self.networks, self.manifest)
-        if self.resumed is not None and self.images > moment.first:
+        if self.resumed is not None and (stays or self.images > moment.first):
             self.load_engines(self.resumed)
         self.resumed = None
         if self.report:
@@ -136,6 +157,9 @@ class Trainer:
             self.stage = None
             gc.collect()
 
+    def resolution_before(self, moment: schedule.Moment) -> int:
+        return self.config.stages[moment.number - 1].resolution
+
     def events(self) -> None:
         """What is due at this many images: log, pictures, checkpoint, evaluation, in this order."""
         if not self.images:
@@ -147,7 +171,7 @@ class Trainer:
             self.log(moment)
         if ends or schedule.due_growing(self.images - moment.first, batch, every.pictures):
             self.pictures(moment)
-        saved = checkpoints.path_of(self.folder.checkpoints, self.images).exists()
+        saved = self.saved == self.images
         if not saved and (ends or schedule.due(self.images, batch, every.checkpoint)):
             self.checkpoint()
         if ends or schedule.due(self.images, batch, every.evaluation):
@@ -185,6 +209,19 @@ class Trainer:
 
     def checkpoint(self) -> None:
         """Writes a checkpoint; all processes gather its parts, rank 0 writes."""
+        optimizer, engines = self.engine_state()
+        self.saved = self.images
+        if not self.report:
+            return
+        moment = schedule.at(self.config, max(0, self.images - 1))
+        weights = self.networks.state_dict()
+        ema = self.ema.module.state_dict() | self.ema.module.derived()
+        about = {"resolution": moment.stage.resolution, "alpha": moment.alpha, **engines}
+        about["draws"] = self.draws
+        self.report.checkpoint(self.images, Checkpoint(weights, ema, optimizer, about))
+
+    def engine_state(self) -> tuple[dict[str, Tensor], dict]:
+        """Optimiser state by names, and the engines' counts; all processes must call."""
         names = {id(p): name for name, p in self.networks.named_parameters()}
         optimizer, engines = {}, {}
         if self.stage is not None:
@@ -193,14 +230,7 @@ class Trainer:
                     pairs = zip(engine.parameters, values, strict=True)
                     optimizer |= {checkpoints.key(names[id(p)], moment): v for p, v in pairs}
                 engines[which] = engine.counts()
-        if not self.report:
-            return
-        moment = schedule.at(self.config, max(0, self.images - 1))
-        weights = self.networks.state_dict()
-        ema = self.ema.module.state_dict() | self.ema.module.derived()
-        about = {"resolution": moment.stage.resolution, "alpha": moment.alpha, "engines": engines}
-        about["draws"] = self.draws
-        self.report.checkpoint(self.images, Checkpoint(weights, ema, optimizer, about))
+        return optimizer, {"engines": engines}
 
     def resume(self) -> None:
         """Continues from the newest checkpoint that rank 0 finds whole; it says so of others."""
@@ -209,14 +239,33 @@ class Trainer:
         dist.broadcast_object_list(chosen, group=self.signals.group)
         (path,) = chosen
         if path is None:
+            self.begin()
             return
         found = found or checkpoints.load(path)
-        self.networks.load_state_dict(found.weights)
-        average = self.ema.module
-        average.load_state_dict({name: found.ema[name] for name in average.state_dict()})
+        self.load_weights(found.weights, found.ema, path)
         self.images, self.resumed = found.about["images"], found
+        self.saved = self.images
         self.draws = found.about.get("draws", 0)
         self.say(f"continuing at {self.images:,} images from {path}")
+
+    def begin(self) -> None:
+        """Image 0: with the weights and averages of `config.init`, where there is one."""
+        if self.config.init is None:
+            return
+        path = model.find(Path(self.config.init))
+        about = checkpoints.read_about(path)
+        weights, ema = (checkpoints.read_part(path, about, part) for part in ("weights", "ema"))
+        self.load_weights(weights or ema, ema or weights, path)
+        self.say(f"beginning with the weights of {path}")
+
+    def load_weights(self, weights: dict[str, Tensor], ema: dict[str, Tensor], path: Path) -> None:
+        """Weights and averages; parameters of resolutions that `path` lacks stay as they began."""
+        for module, tensors in ((self.networks, weights), (self.ema.module, ema)):
+            own = module.state_dict()
+            given = {n: t for n, t in tensors.items() if n not in module.DERIVED}
+            if reason := plan.unfit({n: t.shape for n, t in given.items()}, own):
+                raise CheckpointError(f"{path} does not fit the configuration: {reason}")
+            module.load_state_dict(own | given)
 
     def newest(self) -> tuple[Path | None, Checkpoint | None]:
         """The newest checkpoint that is whole; those after it are set aside, and that is said.

@@ -40,6 +40,9 @@ class Networks(Protocol):
     """Names of the tensors that `derived` gives."""
     device: torch.device
 
+    def initialize(self, seed: int) -> None:
+        """Draws the initial weights, each by its name: larger networks begin with the same."""
+
     def parameters_at(self, resolution: int) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """Parameters that train at `resolution`: the encoder's, and the decoder's."""
 

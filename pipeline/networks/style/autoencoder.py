@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from pipeline.networks.style.decoder import Decoder
 from pipeline.networks.style.encoder import Encoder
 from pipeline.networks.style.grown import Grown
+from pipeline.networks.style.layers import initialize
 from pipeline.networks.style.shape import Shape
 from pipeline.networks.style.trained import Model
 
@@ -26,6 +27,9 @@ class Autoencoder(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.decoder.const.device
+
+    def initialize(self, seed: int) -> None:
+        initialize(self, seed)
 
     def parameters_at(self, resolution: int) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """Those in use while training at `resolution`, fade-in included."""

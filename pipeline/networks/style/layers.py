@@ -4,6 +4,7 @@ Weights are stored at the size they act with; the equalised learning rate of a p
 constant that only the optimiser reads, as its attribute `lr_coefficient` (spec A.2).
 """
 
+import hashlib
 import math
 
 import torch
@@ -23,6 +24,23 @@ def parameter(value: Tensor, lr_coefficient: float = 1.0) -> nn.Parameter:
     return p
 
 
+def drawn(size: tuple[int, ...], std: float, lr_coefficient: float) -> nn.Parameter:
+    """A parameter that begins as draws of N(0, std^2), which `initialize` draws anew."""
+    p = parameter(torch.randn(size) * std, lr_coefficient)
+    p.initial_std = std
+    return p
+
+
+@torch.no_grad()
+def initialize(network: nn.Module, seed: int) -> None:
+    """Draws what `drawn` made, each parameter as a function of the seed and its name."""
+    for name, p in network.named_parameters():
+        if hasattr(p, "initial_std"):
+            digest = hashlib.blake2b(f"{seed} {name}".encode(), digest_size=8).digest()
+            generator = torch.Generator().manual_seed(int.from_bytes(digest, "big"))
+            p.copy_(torch.randn(p.shape, generator=generator) * p.initial_std)
+
+
 def full_precision(x: Tensor) -> Tensor:
     """`x` in at least float32: statistics, norms and sums are never taken in half precision."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
@@ -34,7 +52,7 @@ class Linear(nn.Module):
     def __init__(self, inputs: int, outputs: int, gain: float = math.sqrt(2), lr_mul: float = 1.0):
         super().__init__()
         std = gain / math.sqrt(inputs)
-        self.weight = parameter(torch.randn(outputs, inputs) * std, std * lr_mul)
+        self.weight = drawn((outputs, inputs), std, std * lr_mul)
         self.bias = parameter(torch.zeros(outputs), lr_mul)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -44,7 +62,7 @@ class Linear(nn.Module):
 def conv_weight(inputs: int, outputs: int, size: int, gain: float = math.sqrt(2)) -> nn.Parameter:
     """Kernel (C_out, C_in, size, size) of a convolution with equalised learning rate."""
     std = gain / math.sqrt(inputs * size * size)
-    return parameter(torch.randn(outputs, inputs, size, size) * std, std)
+    return drawn((outputs, inputs, size, size), std, std)
 
 
 def leaky_relu(x: Tensor, slope: float = 0.2) -> Tensor:

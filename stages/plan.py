@@ -1,0 +1,222 @@
+"""A training that changes course: the past is fixed, the future is free.
+
+What is computed is a function of configuration and images seen, so a training may go on with
+another configuration wherever only what lies ahead differs. What was computed is then a list of
+configurations, each from its image on (`Config.history`); running that list in an empty folder
+gives the same bits.
+"""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import yaml
+
+from pipeline import networks
+from pipeline.config import ConfigError, flat, parse, plain
+from pipeline.records import checkpoints
+from pipeline.records.files import sha256, whole
+from stages import schedule
+from stages.config import Change, Config, Origin
+
+# What may differ when a training is resumed: none of it changes what is computed.
+FREE = (
+    "name", "data.path", "data.loader", "data.workers", "tracking.", "evaluation.", "every.",
+    "history", "origin", "faults.",
+)  # fmt: skip
+
+
+def parts(config: Config) -> list[tuple[Config, int]]:
+    """The configurations of a training in order, each with the images seen at which it ends."""
+    content, end = plain(replace(config, history=[])), schedule.total(config)
+    found = []
+    for change in reversed(config.history):
+        found.append((parse(Config, content, "history"), end))
+        content, end = content | change.was, change.images
+    found.append((parse(Config, content, "history"), end))
+    return found[::-1]
+
+
+def of_dataset(config: Config, digest: str) -> Config:
+    """`config` with the digest of its dataset; ConfigError where it was made for another."""
+    if config.dataset_digest not in (None, digest):
+        raise ConfigError(
+            f"the configuration was trained on the dataset {config.dataset_digest[:12]}..., and "
+            f"{config.data.path} is {digest[:12]}...: name the first in data.path, or set "
+            f"dataset_digest=null to train on the other"
+        )
+    return replace(config, dataset_digest=digest)
+
+
+def read(folder: Path) -> Config | None:
+    """The configuration of the training in `folder`; None where there is none. ConfigError."""
+    path = folder / "config.yaml"
+    return parse(Config, yaml.safe_load(path.read_text()), str(path)) if path.exists() else None
+
+
+def write(folder: Path, config: Config) -> None:
+    """config.yaml."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with whole(folder / "config.yaml") as beside:
+        beside.write_text(yaml.safe_dump(plain(config), sort_keys=False))
+
+
+def continued(config: Config, folder: Path, digest: str, replan: bool) -> Config:
+    """`config` as the next configuration of the training in `folder`, with its history.
+
+    `digest` is the dataset's. ConfigError where it would compute something else and `replan` is
+    not given, and where it contradicts what was computed already.
+    """
+    config = of_dataset(config, digest)
+    known = read(folder)
+    if known is None:
+        return config
+    if not compare(plain(known), plain(config)):
+        return replace(config, history=known.history, origin=known.origin)
+    images = position(folder)
+    if not images:
+        return replace(config, history=[], origin=known.origin)
+    in_force = next(part for part, end in parts(known) if end >= images)
+    history = [change for change in known.history if change.images < images]
+    old, new = plain(in_force), plain(config)
+    changes = compare(old, new)
+    if not changes:
+        return replace(config, history=history, origin=known.origin)
+    listed = "\n".join(f"  {line}" for line in changes)
+    if contradiction := contradicts(in_force, config, images):
+        raise ConfigError(
+            f"{folder} holds a training of {images:,} images by another configuration:\n{listed}\n"
+            f"It cannot go on with this one: {contradiction}. Give this one an --output of its own"
+        )
+    if not replan:
+        raise ConfigError(
+            f"{folder} holds a training of {images:,} images by another configuration:\n{listed}\n"
+            f"To go on with these changes from image {images:,}, add --replan; for a new training, "
+            f"--output FOLDER"
+        )
+    sections = {key.partition(".")[0] for key in differing(old, new)}
+    if "dataset_digest" in sections:
+        sections.add("data")
+    was = {key: old[key] for key in old if key in sections}
+    change = Change(images=images, changes=changes, was=was)
+    return replace(config, history=[*history, change], origin=known.origin)
+
+
+def position(folder: Path) -> int:
+    """Images seen at the newest checkpoint of the training in `folder`; 0 without one."""
+    found = checkpoints.newest_first(folder / "checkpoints")
+    return int(found[0].name) if found else 0
+
+
+def contradicts(old: Config, new: Config, images: int) -> str | None:
+    """Why `new` cannot follow `old` after `images` images; None where it can."""
+    moment = schedule.at(old, images - 1)
+    for number, stage in enumerate(old.stages[: moment.number]):
+        if number >= len(new.stages) or _trained(stage) != _trained(new.stages[number]):
+            return f"stage {number} ({stage.resolution}x{stage.resolution}) is trained already"
+    if moment.number >= len(new.stages):
+        return f"stage {moment.number} is in training and is not in the new configuration"
+    before, after = old.stages[moment.number], new.stages[moment.number]
+    if (before.resolution, before.fade) != (after.resolution, after.fade):
+        return f"resolution and fade of stage {moment.number}, which is in training, are fixed"
+    seen = images - moment.first
+    if after.images < seen:
+        return f"stages.{moment.number}.images has to be at least {seen}, which it has seen"
+    if (after.images - seen) % after.batch:
+        return (
+            f"batch {after.batch} does not divide the {after.images - seen} images that are left "
+            f"of stage {moment.number}"
+        )
+    return misfit(old.shape, new.shape)
+
+
+def _trained(stage) -> dict:
+    return {key: value for key, value in plain(stage).items() if key != "every"}
+
+
+def misfit(smaller: networks.Shape, larger: networks.Shape) -> str | None:
+    """The first parameter of `smaller` that `larger` lacks or has at another size, in words."""
+    with torch.device("meta"):
+        here, there = (networks.build(s).state_dict() for s in (smaller, larger))
+    return unfit({name: t.shape for name, t in here.items()}, there)
+
+
+def unfit(given: dict[str, torch.Size], wanted: dict[str, torch.Tensor]) -> str | None:
+    """The first of the tensors `given` that does not fit networks of the state `wanted`."""
+    for name, size in given.items():
+        if name not in wanted:
+            return f"the new networks have no {name}"
+        if size != wanted[name].shape:
+            return (
+                f"{name} is of shape {tuple(size)}, and would be {tuple(wanted[name].shape)} "
+                f"(shape.base_channels counts at shape.resolution, and doubles below it)"
+            )
+    return None
+
+
+def differing(old: dict, new: dict) -> dict[str, tuple]:
+    """Keys at which two configurations compute something else, with both values."""
+    # A key that is null is as one that was not there when the training began.
+    old, new = ({k: v for k, v in flat(c).items() if v is not None} for c in (old, new))
+    missing = "not set"
+    return {
+        key: (old.get(key, missing), new.get(key, missing))
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key, missing) != new.get(key, missing)
+        and not key.startswith(FREE)
+        and ".every" not in key
+    }
+
+
+def compare(old: dict, new: dict) -> list[str]:
+    """What differs between two configurations, in words: "key was a, is b"."""
+    found = differing(old, new).items()
+    return [f"{key} was {_short(before)}, is {_short(after)}" for key, (before, after) in found]
+
+
+def _short(value) -> str:
+    text = str(value)
+    return f"{text[:12]}..." if len(text) == 64 else text
+
+
+def branch(parent: str, folder: Path) -> None:
+    """Begins a run in `folder` at a checkpoint of another: `parent` is RUN or RUN@IMAGES.
+
+    The checkpoint is copied, with the parent's configuration up to it. A `folder` that is this
+    branch already is left as it is. ConfigError.
+    """
+    path, _, at = parent.partition("@")
+    run = Path(path).resolve()
+    known = read(folder)
+    if known is not None:
+        if known.origin is None or Path(known.origin.run) != run:
+            raise ConfigError(f"{folder} holds another training: name another --output")
+        return
+    config, kept = read(run), checkpoints.newest_first(run / "checkpoints")
+    if config is None or not kept:
+        raise ConfigError(f"{run} is no run with a checkpoint")
+    images = int(at.replace(",", "")) if at else int(kept[0].name)
+    chosen = checkpoints.path_of(run / "checkpoints", images)
+    if chosen not in kept:
+        there = ", ".join(f"{int(path.name):,}" for path in reversed(kept))
+        raise ConfigError(f"{run} keeps no checkpoint at {images:,} images; there are: {there}")
+    target = checkpoints.path_of(folder / "checkpoints", images)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with whole(target) as beside:
+        shutil.copytree(chosen, beside)
+    part = next(part for part, end in parts(config) if end >= images)
+    history = [change for change in config.history if change.images < images]
+    origin = Origin(
+        run=str(run),
+        images=images,
+        checkpoint=sha256(chosen / "checkpoint.json"),
+        mlflow_run=_mlflow_run(run),
+    )
+    write(folder, replace(part, history=history, origin=origin))
+
+
+def _mlflow_run(run: Path) -> str | None:
+    path = run / "mlflow.json"
+    return json.loads(path.read_text()).get("parent") if path.exists() else None
