@@ -59,7 +59,9 @@ def start(given: Namespace) -> None:
         gpus = arguments.shareable(config, given.nodes, gpus)
     tasks = max(1, gpus)
     announcement = arguments.check(config, given.nodes * tasks)
-    config = arguments.planned(given, config, folder)
+    job = None if given.dry_run else queued(folder)
+    if job is None:  # the configuration of a job in the queue stays
+        config = arguments.planned(given, config, folder)
     executor = submitit.AutoExecutor(
         folder / "slurm", cluster="slurm", slurm_max_num_timeout=10_000
     )
@@ -70,7 +72,6 @@ def start(given: Namespace) -> None:
         script = executor._executor._make_submission_file_text("python ...", "dry-run")
         print(f"{script}\n# run in {folder}\n{arguments.show(config)}", end="")
         return
-    job = queued(folder)
     if job is None:
         snapshot(folder)
         job = executor.submit(Training(config, folder, gpus)).job_id
