@@ -9,7 +9,7 @@ import yaml
 
 from dataprep.manifest import DatasetError, Manifest
 from pipeline.config import ConfigError, load, plain
-from pipeline.metrics.evaluation import find_extractor
+from pipeline.metrics.evaluation import check_images, find_extractor
 from pipeline.metrics.features import FeaturesError
 from stages import plan, schedule
 from stages.config import Config
@@ -81,6 +81,7 @@ def check(config: Config, world: int) -> str | None:
     manifest = Manifest.load(config.data.path)
     for stage in config.stages:
         manifest.check(stage.resolution)
+    check_images(manifest)
     return find_extractor(config.evaluation)[1]
 
 

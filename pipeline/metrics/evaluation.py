@@ -55,6 +55,14 @@ def find_extractor(config: EvaluationConfig) -> tuple[Extractor, str | None]:
         return other, f"no {asked}, but {other.metric} will be measured: {error}"
 
 
+def check_images(manifest: Manifest) -> None:
+    """DatasetError where there are too few for a covariance of their features."""
+    if manifest.count("train") < 2:
+        raise DatasetError(
+            f"{manifest.folder} has 1 training image: a Frechet distance needs 2 at least"
+        )
+
+
 def metric_name(extractor: Extractor, samples: int) -> str:
     """`fid`, `fd_vgg16_1k`, `fd_random_500`: the number of samples unless it is FID's 50,000."""
     return counted(extractor.metric, samples)
@@ -81,10 +89,7 @@ class Evaluation:
         device: torch.device,
         pulse: Callable[[], None],
     ):
-        if manifest.count("train") < 2:
-            raise DatasetError(
-                f"{manifest.folder} has 1 training image: a Frechet distance needs 2 at least"
-            )
+        check_images(manifest)
         self.config, self.data, self.manifest = config, data, manifest
         self.device, self.pulse = device, pulse
         self.extractor, self.announcement = find_extractor(config)

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from dataprep import shard
 from launch import local
+from tests.dataprep.pictures import make_folder
 from tests.stages.tiny import tiny, write
 
 pytestmark = pytest.mark.long
@@ -55,6 +57,17 @@ def test_dry_run_prints_the_whole_configuration(command, tmp_path):
 def test_what_is_wrong_is_said_in_one_line(command, tmp_path, arguments, message):
     said = command(*arguments)
     assert message in said and said.startswith("local.py: ")
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_training_image_is_refused(command, tmp_path):
+    for name in ("00000.png", "60000.png"):  # one for each split, by FFHQ's ids
+        path = make_folder(tmp_path / "faces", 1, names=name) / name
+        path.write_bytes(path.read_bytes() + name.encode())
+    how = ["--max-resolution", "8", "--workers", "1"]
+    assert shard.main([str(tmp_path / "faces"), "--out", str(tmp_path / "few"), *how]) == 0
+    said = command(f"data.path={tmp_path / 'few'}")
+    assert said.startswith("local.py: ") and "few has 1 training image: a Frechet distance" in said
     assert not (tmp_path / "run").exists()
 
 
