@@ -34,6 +34,7 @@ from dataprep.sources.entry import Asked, Entry, Passed, Refused, Said
 from dataprep.sources.source import Container, listing
 
 RULES_SHOWN = FOLDERS_SHOWN = 12
+RULES_KEPT = 100
 
 
 class Sample(NamedTuple):
@@ -155,6 +156,8 @@ class Found:
     said: set[str] = field(default_factory=set)
 
     def pass_over(self, name: str, rule: str) -> None:
+        if rule not in self.passed_over and len(self.passed_over) >= RULES_KEPT:
+            rule = "by yet other rules"  # endings may be anything
         known = self.passed_over.setdefault(rule, {"files": 0, "first": name})
         known["files"] += 1
         known["first"] = min(known["first"], name)

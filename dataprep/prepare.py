@@ -164,7 +164,7 @@ def tell_plan(plan: Plan) -> None:
     )
     for what, without in (("endings", "without an ending"), ("folders", "in none")):
         counts = plan.content.get(what, {})
-        if len(counts) > 1:
+        if len(counts) > 1 and max(counts.values()) > 1:
             texts = [f"{count:,} {shown(name) or without}" for name, count in counts.items()]
             print(f"images by {what}: {', '.join(texts[:RULES_SHOWN])}")
     read = {rule: found for rule, found in plan.passed_over.items() if rule.startswith(READ)}

@@ -138,6 +138,18 @@ def test_an_archive_without_files_is_told(tmp_path, capsys):
     assert f"note: {tmp_path / 'empty.zip'} holds no files" in capsys.readouterr().out
 
 
+def test_endings_may_be_anything(tmp_path, capsys):
+    source = make_folder(tmp_path / "source", 4, side=8)
+    for i in range(150):
+        (source / f"log.{i:x}z").write_bytes(b"")
+    how = [str(source), "--out", str(tmp_path / "out"), *HOW, "--test-fraction", "0.5"]
+    assert main(how) == 0
+    found = Manifest.load(tmp_path / "out").content["source"]
+    assert found["files"] == 154 and len(found["passed_over"]) == 101
+    assert found["passed_over"]["by yet other rules"]["files"] == 50
+    assert ", and by 89 more rules" in capsys.readouterr().out
+
+
 def test_where_the_images_lie_is_told(tmp_path, capsys):
     source = make_folder(tmp_path / "set", 6, side=8, names="images/{}.png")
     make_folder(source, 5, side=8, names="masks/{}.png", seed=20)
