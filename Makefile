@@ -34,6 +34,7 @@ quick: .venv/ready  ## the fast tests, in two processes
 lint: .venv/ready  ## style, imports, types
 	$(BIN)/ruff check --quiet .
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/mypy
 
 lock: .venv/ready  ## newest versions into requirements.lock
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.10 --all-extras \

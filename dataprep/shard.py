@@ -10,6 +10,7 @@ was stopped goes on where it was when it is run again.
 """
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -198,7 +199,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = parser()
     args = command.parse_args(argv)
     check(args, command)
-    sys.stdout.reconfigure(errors="backslashreplace")  # names need not be text
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names need not be text
     try:
         run(args)
     except (DatasetError, OSError) as error:

@@ -76,10 +76,11 @@ def dataclasses_in(hint: Any) -> list[type]:
 def docstrings(kind: type) -> dict[str, str]:
     """The docstring under each field of a class, read from its source, on one line."""
     (definition,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    assert isinstance(definition, ast.ClassDef)
     found = {}
     for field, following in zip(definition.body, definition.body[1:]):
         match field, following:
-            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=text)):
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(ast.Constant(str(text))):
                 found[name] = " ".join(text.split())
     return found
 

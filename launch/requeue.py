@@ -36,7 +36,7 @@ def own_error(folder: Path) -> Path:
     return folder / "slurm" / "-".join(["failed", *attempt()])
 
 
-def requeue(folder: Path, error: Exception) -> None:
+def requeue(folder: Path, error: BaseException) -> None:
     """Requeues this job because of `error`, which is raised where that is refused or in vain."""
     time.sleep(PATIENCE)
     if own_error(folder).exists():

@@ -7,13 +7,13 @@ The job saves and requeues itself before its time limit and when it is preempted
 when a node dies. After anything else (`scancel`, an error), the same command continues it.
 """
 
-import itertools
 import shlex
 import shutil
 import sys
 import time
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 import submitit
 
@@ -69,7 +69,8 @@ def start(given: Namespace) -> None:
     if announcement:
         print(f"# {announcement}")
     if given.dry_run:
-        script = executor._executor._make_submission_file_text("python ...", "dry-run")
+        plugin: Any = executor._executor
+        script = plugin._make_submission_file_text("python ...", "dry-run")
         print(f"{script}\n# run in {folder}\n{arguments.show(config)}", end="")
         return
     if job is None:
@@ -149,10 +150,10 @@ def log(folder: Path, job: str) -> Path:
 
 
 def follow(folder: Path, job: str) -> int:
-    """Copies the output of the job to here until it has left the queue; 0 if it ended well."""
-    path, place, state = log(folder, job), 0, ""
-    for turn in itertools.count():
-        if turn % 5 == 0:
+    """Copies the job's output to here until it has left the queue; 0 if it completed."""
+    path, place, polls, state = log(folder, job), 0, 0, ""
+    while True:
+        if polls % 5 == 0:
             try:
                 state = cluster.state(job)
             except ConfigError as error:
@@ -169,6 +170,7 @@ def follow(folder: Path, job: str) -> int:
             errors = "" if well else f"; errors are in {folder / 'slurm'}/{job}_*_log.err"
             print(f"job {job}: {ended[0] if ended else 'left the queue'}{errors}")
             return 0 if well else 1
+        polls += 1
         time.sleep(2)
 
 

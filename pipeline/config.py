@@ -4,18 +4,20 @@ import dataclasses
 import difflib
 import types
 import typing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import RootModel, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 
 class ConfigError(Exception):
     """A configuration that cannot be used; the message names the key and the way out."""
 
 
-def load(kind: type, path: str | Path, overrides: list[str] = ()) -> Any:
+def load(kind: type, path: str | Path, overrides: Sequence[str] = ()) -> Any:
     """The configuration `kind`, a dataclass, from a YAML file and `key.of.part=value` on top.
 
     A value is read as YAML; parts of a list are named by number (`stages.2.batch=64`).
@@ -75,7 +77,7 @@ def override(content: dict, text: str) -> None:
         raise ConfigError(f"{text!r}: the value is not YAML: {error}") from None
 
 
-def _explain(kind: type, error: dict) -> str:
+def _explain(kind: type, error: ErrorDetails) -> str:
     """One of pydantic's errors in words, with the nearest key where one is unknown."""
     *place, last = error["loc"] or ("",)
     key = ".".join(str(part) for part in _without_tags(kind, error["loc"]))

@@ -50,7 +50,7 @@ class StandIn:
 def read_published(path: Path) -> dict:
     """A published file's `models`: state dicts by the names of modules. ConvertError."""
     try:
-        stand_ins = [(StandIn, name) for name in TRACKED]
+        stand_ins: list = [(StandIn, name) for name in TRACKED]
         with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickle protocols
             content = torch.load(path, map_location="cpu", weights_only=True)

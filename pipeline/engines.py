@@ -8,7 +8,7 @@ forward passes through the engine; its `bf16` and `fp16` sections would store th
 themselves in half precision.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import deepspeed
 import torch
@@ -74,7 +74,7 @@ class Engine:
         self.skipped = 0
         """Steps left out because a gradient was not finite."""
         self.skipped_in_row = 0
-        self.recent = [0, 0, 0]
+        self.recent: list = [0, 0, 0]
         """Since the last `take_recent`."""
         self.optimizer = EqualizedAdam(
             parameters, config.beta_2, config.eps, config.beta_1, config.eps_corrected
@@ -156,7 +156,7 @@ class Engine:
         """
         stepped = {_memory(state["exp_avg_sq"]) for state in self.optimizer.state.values()}
         held = []
-        for link in (p._hp_mapping for p in self.parameters):
+        for link in (p._hp_mapping for p in self.parameters):  # type: ignore[attr-defined]
             linked = link is not None and _memory(link.optim_fragment["exp_avg_sq"]) in stepped
             held.append(link.get_hp_fragment_address().numel if linked else 0)
         held = torch.tensor(held, device=self.parameters[0].device)
@@ -169,7 +169,7 @@ class Engine:
                 f"whole: run the same command again, which continues from the newest"
             )
 
-    def counts(self) -> dict[str, float]:
+    def counts(self) -> dict[str, Any]:
         """What `load_state` needs besides Adam's moments."""
         scale = self.loss_scale
         return {
@@ -179,7 +179,7 @@ class Engine:
             "good_steps": scale.good_steps,
         }
 
-    def load_state(self, moments: dict[str, list[Tensor]], counts: dict[str, float]) -> None:
+    def load_state(self, moments: dict[str, list[Tensor]], counts: dict[str, Any]) -> None:
         """Continues from what `state` and `counts` gave, with any number of processes."""
         self.optimizer.steps, self.skipped = counts["steps"], counts["skipped"]
         self.loss_scale.value = counts["loss_scale"]

@@ -124,7 +124,8 @@ def micro_batch(
         x = torch.empty(images, 3, resolution, resolution)
         x = x.contiguous(memory_format=torch.channels_last)
         model = Grown(autoencoder, resolution, precision=precision)
-        model.generate = lambda count: model.decode(autoencoder.prior(count))  # no draw of mixing
+        # without the draw of mixing
+        model.generate = lambda count: model.decode(autoencoder.prior(count))  # type: ignore
         ledger = Ledger()
         ledger.held = ledger.peak = weights.held
         with ledger:

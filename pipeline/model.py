@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pipeline import networks
 from pipeline.config import ConfigError, parse
-from pipeline.networks.family import PRECISIONS, ModelError, Networks
+from pipeline.networks.family import PRECISIONS, ModelError
 from pipeline.records import checkpoints
 from pipeline.records.checkpoints import CheckpointError
 
@@ -75,7 +75,7 @@ def shape_of(folder: Path, about: dict[str, Any]) -> networks.Shape:
 
 def assemble(
     shape: networks.Shape, tensors: dict[str, Tensor], origin: Path
-) -> tuple[Networks, dict[str, Tensor]]:
+) -> tuple[Any, dict[str, Tensor]]:
     """Networks of `tensors`, in their dtype, and what is derived from them where it is there."""
     with torch.device("meta"):
         built = networks.build(shape)

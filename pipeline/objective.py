@@ -17,6 +17,7 @@ A coefficient may be a tensor (K,) instead of a number, where one batch holds K 
 together (`pipeline.studies.two_d.networks`): the samples n = k, K + k, 2 K + k, ... are model k's.
 """
 
+from functools import reduce
 from typing import Annotated, Any, Literal, Protocol
 
 import torch
@@ -84,7 +85,7 @@ def gradients(loss: Tensor, leaves: list[Tensor], scale: float, keep: bool = Fal
 
 def inner_product(outputs: list[Tensor], gradients: list[Tensor]) -> Tensor:
     """The scalar sum of <output, gradient>; its gradient with respect to an output is the given."""
-    return sum((y * g).sum() for y, g in zip(outputs, gradients, strict=True))
+    return reduce(torch.add, [(y * g).sum() for y, g in zip(outputs, gradients, strict=True)])
 
 
 def of_samples(coefficient: float | Tensor, values: Tensor) -> float | Tensor:

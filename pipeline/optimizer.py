@@ -64,7 +64,7 @@ class EqualizedAdam(torch.optim.Optimizer):
             group["step"] = count
 
     @torch.no_grad()
-    def step(self, closure=None) -> None:
+    def step(self, closure=None):
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             if not params:

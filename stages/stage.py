@@ -1,6 +1,7 @@
 """One stage: the networks at one resolution, stepped by engines made for it."""
 
 import hashlib
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -41,7 +42,7 @@ class Stage:
             order.starts(images, moment.last, settings.batch, settings.micro_batch, rank, world)
             for _ in range(2)
         )
-        self.images = training_images(
+        self.images: Any = training_images(
             config.data, manifest, side, config.seed, ahead, settings.micro_batch, device
         )
 

@@ -61,7 +61,9 @@ class Trainer:
         self.networks.to(device)
         self.ema = ModelEmaV3(self.networks)
         self.folder, self.meter = RunFolder(folder), Meter()
-        self.images, self.saved, self.stage, self.resumed = 0, 0, None, None
+        self.images, self.saved = 0, 0
+        self.stage: Stage | None = None
+        self.resumed: Checkpoint | None = None
         self.draws = 0  # how often it went back after it diverged
         self.signals = StopSignals(dist.new_group(backend="gloo"))
         self.evaluation = Evaluation(

@@ -49,9 +49,6 @@ class TarWriter:
         self._close()
         return self.done
 
-    def abort(self) -> None:
-        self.file.abort()
-
     def _open(self) -> None:
         suffix = f"_{len(self.done):02d}" if self.done else ""
         self.path = f"{self.name}{suffix}.tar"
@@ -75,9 +72,9 @@ def member(name: str, content: bytes) -> bytes:
 def read(path: Path) -> Iterator[Member]:
     """The samples of a tar written here; tarfile.TarError or OSError if it is damaged."""
     with tarfile.open(path, "r:") as archive:
-        sample = None
+        sample: Member | None = None
         while info := archive.next():
-            archive.members.clear()  # tarfile keeps a list of all members
+            archive.members.clear()  # type: ignore[attr-defined]  # tarfile keeps all members
             key, _, extension = info.name.partition(".")
             content = archive.extractfile(info).read()
             if extension == "cls":

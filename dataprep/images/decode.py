@@ -100,10 +100,11 @@ def needed(data: bytes) -> bytes:
 
 def is_plain_png(image: Image.Image, data: bytes) -> bool:
     """Whether it is a PNG of 8-bit RGB without transparency, and nothing tells how to turn it."""
+    tiles = image.tile  # type: ignore[attr-defined]
     return (
         image.format == "PNG"
-        and image.tile  # none where no chunk holds pixels
-        and image.tile[0].args == "RGB"
+        and tiles  # none where no chunk holds pixels
+        and tiles[0].args == "RGB"
         and "transparency" not in image.info
         and not any(name in data for name in TURNING)
     )

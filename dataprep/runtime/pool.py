@@ -83,7 +83,7 @@ def worker_pool(call: Callable, size: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def work(task: Any) -> Any:
-    return work.call(task)
+    return work.call(task)  # type: ignore[attr-defined]
 
 
 def start_worker(call: Callable, parent: int) -> None:
@@ -91,7 +91,7 @@ def start_worker(call: Callable, parent: int) -> None:
 
     (The worker holds the lock of the run, too.)
     """
-    work.call = call  # inherited, not pickled, and kept between tasks
+    work.call = call  # type: ignore[attr-defined]  # inherited, not pickled, and kept between tasks
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     if prctl is not None:

@@ -89,7 +89,7 @@ def in_archive(entry: Entry) -> Entry | Refused:
     return entry
 
 
-def read_file(path: str) -> bytes:
+def read_file(path: str | os.PathLike) -> bytes:
     """The bytes of a regular file; OSError where it cannot be read, BadImageError if far too big.
 
     Never waits: what is no regular file (a named pipe, say) is refused.

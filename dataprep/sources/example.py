@@ -3,6 +3,8 @@
 Lists of floats are left out of the description, so they are skipped.
 """
 
+from typing import Any
+
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 
 SCHEMA = """
@@ -37,7 +39,7 @@ message_type {
 """
 
 
-def message(name: str) -> type:
+def message(name: str) -> Any:
     pool = descriptor_pool.DescriptorPool()  # our own: TensorFlow may be in the default one
     pool.Add(text_format.Parse(SCHEMA, descriptor_pb2.FileDescriptorProto()))
     return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"dataprep.{name}"))

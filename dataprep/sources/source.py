@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dataprep.images.names import rule_of
 from dataprep.manifest import DatasetError
@@ -216,7 +216,8 @@ class Reader:
 
     def __init__(self, containers: list[Container], image_column: str | None = None):
         self.containers, self.image_column = containers, image_column
-        self.number, self.archive = -1, None
+        self.number = -1
+        self.archive: Any = None
 
     def read(self, number: int, entry: Entry) -> bytes:
         """The bytes of an image in container `number`; OSError or BadImageError where it cannot

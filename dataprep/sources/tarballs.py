@@ -140,7 +140,7 @@ def members(path: Path, asked: Asked) -> Iterator[tuple[tarfile.TarInfo | Said, 
     try:
         with tarfile.open(path, "r:") as archive:
             while member := archive.next():
-                archive.members.clear()  # tarfile keeps a list of all that it has seen
+                archive.members.clear()  # type: ignore[attr-defined]  # tarfile keeps a list of all that it has seen
                 member.name = clean(member.name)
                 content = None
                 if member.islnk():

@@ -23,7 +23,7 @@ SEGMENT = 1 << 17  # images of one process for which the order is laid out at a 
 
 def reader(config: DataConfig, manifest: Manifest, resolution: int, split: str, size: int):
     """What reads batches of `size` samples of one resolution and split by their indices."""
-    workers = min(config.workers, os.cpu_count())
+    workers = min(config.workers, os.cpu_count() or 1)
     if config.loader == "ffcv":
         manifest.check_beton(resolution, split)
         return FFCVReader(manifest, resolution, split, size, workers)

@@ -102,7 +102,7 @@ def members(shard: Shard) -> np.ndarray:
     try:
         with tarfile.open(shard.path, "r:") as tar:
             while member := tar.next():
-                tar.members.clear()  # tarfile keeps a list of all that it has seen
+                tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps a list of all that it has seen
                 if is_image(member.name):
                     found.append((member.offset_data, member.size, -1))
                 elif member.name.endswith(".cls"):

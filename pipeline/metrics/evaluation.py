@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -94,7 +94,7 @@ class Evaluation:
         self.device, self.pulse = device, pulse
         self.extractor, self.announcement = find_extractor(config)
         # Statistics are float64 on the host.
-        self.group = dist.new_group(backend="gloo")
+        self.group: Any = dist.new_group(backend="gloo")
 
     @torch.no_grad()
     def measure(self, model: ResolutionModel, seed: int) -> dict[str, float]:

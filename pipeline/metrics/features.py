@@ -4,7 +4,7 @@ import os
 import tempfile
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import timm
 import torch
@@ -115,6 +115,9 @@ class VGG16(nn.Module):
     Images below 32x32 are enlarged to it, the least that the five poolings leave a pixel of.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, weights: Path):
         super().__init__()
         network = timm.create_model("vgg16", pretrained=False, num_classes=0)
@@ -124,7 +127,7 @@ class VGG16(nn.Module):
             raise FeaturesError(
                 f"{weights} lacks {missing[0]}: it does not hold VGG16 of torchvision"
             )
-        self.features = network.features
+        self.features: Any = network.features
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1))
 

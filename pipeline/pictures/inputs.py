@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ class SourceError(Exception):
     """Images or latents that cannot be read; the message names them."""
 
 
-def in_batches(function: Callable[[Tensor], Tensor], x: Tensor | list[Path]) -> Iterator[Tensor]:
+def in_batches(function: Callable[[Any], Tensor], x: Tensor | list[Path]) -> Iterator[Tensor]:
     """`function` of BATCH of `x` at a time."""
     for first in range(0, len(x), BATCH):
         yield function(x[first : first + BATCH])

@@ -63,7 +63,8 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
 def load(folder: Path) -> Checkpoint:
     """Reads what `save` wrote; CheckpointError where it is not whole."""
     about = read_about(folder)
-    return Checkpoint(*(read_part(folder, about, part) for part in PARTS), about)
+    weights, ema, optimizer = (read_part(folder, about, part) for part in PARTS)
+    return Checkpoint(weights, ema, optimizer, about)
 
 
 def read_about(folder: Path) -> dict[str, Any]:

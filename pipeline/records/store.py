@@ -8,6 +8,7 @@ import time
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 # A server that does not answer holds up only the thread that tells it; see `records.outbox`.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
@@ -350,7 +351,7 @@ def _is_refusal(error: Exception) -> bool:
     return isinstance(error, MlflowException) and 400 <= error.get_http_status_code() < 500
 
 
-def _is_deleted(error: MlflowException) -> bool:
+def _is_deleted(error: Any) -> bool:
     return "must be in the 'active' state" in str(error) or (
         error.error_code == "RESOURCE_DOES_NOT_EXIST"
     )

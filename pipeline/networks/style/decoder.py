@@ -55,7 +55,7 @@ class Modulation(nn.Module):
         return torch.addcmul(shift, x, 1 + scale).to(x.dtype)
 
     def add_noise(self, x: Tensor, noise: bool | Tensor) -> Tensor:
-        if noise is True:
+        if isinstance(noise, bool):
             noise = torch.randn(x.shape[0], 1, *x.shape[2:], device=x.device, dtype=x.dtype)
         return x + self.noise.to(x.dtype) * noise.to(x.dtype)
 
@@ -151,7 +151,7 @@ class Decoder(nn.Module):
 
     def active(self, resolution: int) -> list[nn.Parameter]:
         """The parameters in use while training at `resolution`, fade-in included."""
-        return active_parameters(self, resolution, rgb=self.to_rgb)
+        return active_parameters(self, resolution, self.blocks, self.to_rgb)
 
 
 def style_layers(resolution: int) -> int:

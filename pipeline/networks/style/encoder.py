@@ -105,19 +105,14 @@ class Encoder(nn.Module):
 
     def active(self, resolution: int) -> list[nn.Parameter]:
         """The parameters in use while training at `resolution`, fade-in included."""
-        return active_parameters(self, resolution, rgb=self.from_rgb)
+        return active_parameters(self, resolution, self.blocks, self.from_rgb)
 
 
 def active_parameters(
-    network: nn.Module, resolution: int, rgb: nn.ModuleDict
+    network: nn.Module, resolution: int, blocks: nn.ModuleDict, rgb: nn.ModuleDict
 ) -> list[nn.Parameter]:
     """All of `network` but the parts above `resolution`, and but the RGB layers out of use."""
-    idle = {
-        id(p)
-        for r, part in network.blocks.items()
-        if int(r) > resolution
-        for p in part.parameters()
-    }
+    idle = {id(p) for r, part in blocks.items() if int(r) > resolution for p in part.parameters()}
     idle |= {
         id(p)
         for r, part in rgb.items()

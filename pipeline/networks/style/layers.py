@@ -20,14 +20,14 @@ FUSED_FROM = 32
 def parameter(value: Tensor, lr_coefficient: float = 1.0) -> nn.Parameter:
     """A parameter whose learning rate the optimiser multiplies by `lr_coefficient`."""
     p = nn.Parameter(value)
-    p.lr_coefficient = lr_coefficient
+    p.lr_coefficient = lr_coefficient  # type: ignore[attr-defined]
     return p
 
 
 def drawn(size: tuple[int, ...], std: float, lr_coefficient: float) -> nn.Parameter:
     """A parameter that begins as draws of N(0, std^2), which `initialize` draws anew."""
     p = parameter(torch.randn(size) * std, lr_coefficient)
-    p.initial_std = std
+    p.initial_std = std  # type: ignore[attr-defined]
     return p
 
 

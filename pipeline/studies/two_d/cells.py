@@ -190,7 +190,7 @@ def _measured(cell: Cell, training: Training) -> list[dict]:
     model = Ensemble([0] * training.model.count)
     model.load_state_dict(weights(training.model))
     rows = metrics.measure(model.to(training.device), DISTRIBUTIONS[cell.distribution])
-    where = [{"objective": i, "seed": seed} for i, seed in cell.members()]
+    where: list[dict] = [{"objective": i, "seed": seed} for i, seed in cell.members()]
     for place, row in zip(where, rows):
         # JSON knows no NaN
         place |= {name: value if math.isfinite(value) else None for name, value in row.items()}

@@ -13,7 +13,7 @@ class Distribution:
     """A distribution over the plane."""
 
     title: str
-    draw: Callable[[int, torch.device | str], Tensor]
+    draw: Callable[..., Tensor]
     """`count` independent points, (count, 2), from torch's generator of the device."""
     half_range: float
     """h: metrics and figures look at [-h, h]^2."""

@@ -23,7 +23,7 @@ def figure2(folder: Path, effort: Effort, path: Path) -> int:
 
     A row for each distribution with a finished cell: the data, then each method.
     """
-    finished = {}
+    finished: dict[str, dict] = {}
     for name in DISTRIBUTIONS:
         for method in settings.METHODS:
             cell = settings.table2(name, method, effort)
@@ -52,7 +52,7 @@ def figure2(folder: Path, effort: Effort, path: Path) -> int:
             below[j].imshow(density(model, h), extent=(-h, h, -h, h), origin="lower", cmap="magma")
             _bare(below[j], h)
     _save(figure, path)
-    return sum(map(len, finished.values()))
+    return sum(len(of_methods) for of_methods in finished.values())
 
 
 def figure3(lines: dict[str, list[dict]], path: Path) -> None:

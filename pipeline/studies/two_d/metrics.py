@@ -120,7 +120,8 @@ def floor(distribution: Distribution, draws: int = 5) -> dict[str, float]:
     for _ in range(draws):
         row = {}
         for count, compare in ((POINTS, paper_divergences), (POINTS_IN_NATS, divergences)):
-            row |= compare(*(distribution.draw(count).numpy() for _ in range(2)), h)
+            a, b = (distribution.draw(count).numpy() for _ in range(2))
+            row |= compare(a, b, h)
         found.append(row)
     return {name: float(np.mean([row[name] for row in found])) for name in found[0]}
 

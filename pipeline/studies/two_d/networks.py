@@ -75,7 +75,8 @@ class Ensemble(nn.Module):
         """The second decoder of the bootstrap form, once there is one."""
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self._each(self.encoder, x).chunk(2, 1)
+        mu, logvar = self._each(self.encoder, x).chunk(2, 1)
+        return mu, logvar
 
     def decode(self, z: Tensor) -> Tensor:
         return self._each(self.decoder, z)

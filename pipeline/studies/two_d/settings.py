@@ -19,8 +19,8 @@ def brief(iterations: int) -> Schedule:
     (With the paper's in proportion, two thirds would be spent at rest, most seeds without all
     modes; without a fall, the order of results is that of the last steps' noise.)
     """
-    warm_up, *falls = (iterations * eighths // 8 for eighths in (1, 6, 7))
-    return Schedule(iterations, warm_up=warm_up, lr_falls=tuple(falls))
+    warm_up, *lr_falls = (iterations * eighths // 8 for eighths in (1, 6, 7))
+    return Schedule(iterations, warm_up=warm_up, lr_falls=(lr_falls[0], lr_falls[1]))
 
 
 SEARCH = brief(4_000)
@@ -121,6 +121,7 @@ def table2(distribution: str, method: str, effort: Effort) -> Cell:
 
 def search(distribution: str, method: str, effort: Effort) -> Cell:
     """All candidates of a method in one ensemble, a seed each."""
+    candidates: list[Objective]
     if method == "vae":
         candidates = [vae(beta_kl) for beta_kl in SEARCHED_BETA_KL]
     else:
@@ -131,7 +132,7 @@ def search(distribution: str, method: str, effort: Effort) -> Cell:
 
 def figure3(seed: int, effort: Effort) -> Cell:
     """IntroVAE on 8 Gaussians with every margin, for one seed."""
-    candidates = [introvae("8gaussians", margin) for margin in FIGURE3_MARGINS]
+    candidates: list[Objective] = [introvae("8gaussians", margin) for margin in FIGURE3_MARGINS]
     name = f"figure3-introvae-seed{seed}{effort.mark}"
     return Cell(name, "8gaussians", candidates, [seed], effort.schedule, effort.precision)
 
@@ -140,7 +141,7 @@ BOTH_WAYS = {"gamma_r_reaches": "x_f and z_ff"}
 SECOND_DECODER = {"target_every": 1_000}
 """Spec H renews it each epoch; points drawn anew have none, so the interval is ours."""
 PUBLISHED = "as published, gamma_r 0"
-FORMS = {
+FORMS: dict[str, tuple[dict, dict]] = {
     PUBLISHED: ({}, {}),
     "gamma_r 1e-8, as published": ({"gamma_r": 1e-8, "gamma_r_reaches": "x_ff"}, {}),
     "gamma_r 1e-8, as in Algorithm 1": ({"gamma_r": 1e-8}, {}),
@@ -172,7 +173,7 @@ def questions(distribution: str, effort: Effort) -> dict[str, Cell]:
     made = {}
     for title, (of_objective, of_schedule) in changes(distribution).items():
         name = f"question-{distribution}-{title.replace(',', '').replace(' ', '-')}{effort.mark}"
-        each = [soft_introvae(distribution, **of_objective)]
+        each: list[Objective] = [soft_introvae(distribution, **of_objective)]
         schedule = dataclasses.replace(effort.schedule, **of_schedule)
         made[title] = Cell(name, distribution, each, SEEDS, schedule, effort.precision)
     return made | {PUBLISHED: table2(distribution, "soft-introvae", effort)}

@@ -35,7 +35,7 @@ def table2(folder: Path, effort: Effort) -> dict:
         for method in settings.METHODS:
             cell = settings.table2(name, method, effort)
             found = cells.finished(folder, cell)
-            row = {"distribution": name, "method": method, "cell": cell.name}
+            row: dict = {"distribution": name, "method": method, "cell": cell.name}
             if found is not None:
                 row |= {
                     "objective": found["cell"]["objectives"][0],

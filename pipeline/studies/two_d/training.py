@@ -119,7 +119,8 @@ class Training:
 
     def finite(self) -> list[bool]:
         """Of each model, whether all its weights are."""
-        sums = sum(p.detach().flatten(1).sum(1) for part in self.parts for p in part)
+        parameters = [p.detach() for part in self.parts for p in part]
+        sums = torch.stack([p.flatten(1).sum(1) for p in parameters]).sum(0)
         return sums.isfinite().tolist()
 
     def state(self) -> dict[str, Tensor]:

@@ -73,7 +73,10 @@ def test_the_root_is_exact_where_it_can_be_and_has_no_gradient_at_zero():
 def test_a_bound_on_logvar_holds_and_lets_the_kl_pull_back():
     shape = Shape(resolution=4, latent=8, base_channels=4, max_channels=8, max_logvar=3.0)
     torch.manual_seed(0)
-    encoder, free = Encoder(shape), Encoder(Shape(4, 8, 4, 8))
+    encoder, free = (
+        Encoder(shape),
+        Encoder(Shape(resolution=4, latent=8, base_channels=4, max_channels=8)),
+    )
     x = torch.randn(4, 3, 4, 4)
     encoder.posterior[-1].bias.data[8:] = torch.linspace(-50, 500, 8)
     free.load_state_dict(encoder.state_dict())
