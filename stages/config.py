@@ -94,9 +94,11 @@ class Origin:
     run: str
     """Its folder."""
     images: Annotated[int, Field(gt=0)]
+    """Images seen at that checkpoint."""
     checkpoint: str
     """sha256 of its checkpoint.json, which has the sha256 of the rest."""
     mlflow_run: str | None = None
+    """Id of that training's MLflow run, where it has one."""
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -10,6 +10,8 @@ from pipeline.networks.style import layers
 from pipeline.networks.style.shape import Shape
 from pipeline.objective import SoftIntroVAE
 
+pytestmark = pytest.mark.long
+
 FFHQ = SoftIntroVAE(reconstructions_as_fakes=True, target_gradient=True)
 
 
