@@ -63,3 +63,8 @@ class Networks(Protocol):
 def autocast(device: torch.device, precision: str):
     """The context in which networks compute in `precision`, a key of DTYPES."""
     return torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32")
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """`x` in at least float32: statistics, norms and sums are never taken in half precision."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x

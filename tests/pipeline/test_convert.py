@@ -15,7 +15,8 @@ from pipeline.networks.style.autoencoder import Autoencoder
 from pipeline.networks.style.shape import Shape
 from pipeline.records import checkpoints
 from tests.pipeline import published_files
-from tests.pipeline.networks.style.golden import FIXTURES, assert_summary, r
+from tests.pipeline.networks.fills import assert_summary, r
+from tests.pipeline.networks.style.golden import FIXTURES
 
 # Its four largest sides have kernels of both layouts.
 SMALL = Shape(

@@ -6,13 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.networks.family import full_precision
 from pipeline.networks.style.layers import (
     Linear,
     add_bias,
     blur,
     conv_weight,
     downsample_conv,
-    full_precision,
     leaky_relu,
     parameter,
     standard_deviation,

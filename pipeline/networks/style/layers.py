@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from pipeline.networks.family import full_precision
+
 # Side of the high-resolution image from which the fused form of a resampling convolution is used.
 # Below it the plain form is faster on a CPU, for all its arithmetic (benchmarks/README.md).
 FUSED_FROM = 32
@@ -39,11 +41,6 @@ def initialize(network: nn.Module, seed: int) -> None:
             digest = hashlib.blake2b(f"{seed} {name}".encode(), digest_size=8).digest()
             generator = torch.Generator().manual_seed(int.from_bytes(digest, "big"))
             p.copy_(torch.randn(p.shape, generator=generator) * p.initial_std)
-
-
-def full_precision(x: Tensor) -> Tensor:
-    """`x` in at least float32: statistics, norms and sums are never taken in half precision."""
-    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 class Linear(nn.Module):

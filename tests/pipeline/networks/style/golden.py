@@ -4,7 +4,6 @@ import json
 import math
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
@@ -12,14 +11,9 @@ from pipeline.networks.style.decoder import Decoder
 from pipeline.networks.style.encoder import Encoder
 from pipeline.networks.style.published import published_names, relayout
 from pipeline.networks.style.shape import Shape
+from tests.pipeline.networks.fills import r
 
 FIXTURES = json.loads((Path(__file__).parent / "style_fixtures.json").read_text())
-
-
-def r(k: int, *shape: int) -> torch.Tensor:
-    """The fixtures' deterministic fill number k, float64."""
-    v = np.sin(12.9898 * np.arange(math.prod(shape), dtype=np.float64) + 78.233 * k) * 43758.5453
-    return torch.from_numpy(2 * (v - np.floor(v)) - 1).reshape(shape)
 
 
 def networks() -> tuple[Encoder, Decoder]:
@@ -62,13 +56,3 @@ class FixedDraws(TorchFunctionMode):
         if func is torch.randn_like:
             return r(1002, 2, args[0].shape[1]).repeat(len(args[0]) // 2, 1)
         return func(*args, **(kwargs or {}))
-
-
-def assert_summary(tensor: torch.Tensor, golden: dict, rel: float = 1e-10) -> None:
-    """The first eight values, mean, deviation and largest size, to `rel` of the largest size."""
-    flat = tensor.detach().flatten()
-    scale = golden["absmax"]
-    close = {"rtol": 0.0, "atol": rel * scale}
-    torch.testing.assert_close(flat[:8], torch.tensor(golden["first8"], dtype=flat.dtype), **close)
-    for name, value in (("mean", flat.mean()), ("std", flat.std()), ("absmax", flat.abs().max())):
-        assert abs(value.item() - golden[name]) <= rel * scale, name

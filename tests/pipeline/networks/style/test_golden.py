@@ -9,7 +9,8 @@ import torch
 from pipeline.networks.style.shape import Shape
 from pipeline.objective import VAE, SoftIntroVAE
 from pipeline.optimizer import EqualizedAdam
-from tests.pipeline.networks.style.golden import FIXTURES, FixedDraws, assert_summary, networks, r
+from tests.pipeline.networks.fills import assert_summary, r
+from tests.pipeline.networks.style.golden import FIXTURES, FixedDraws, networks
 
 PUBLISHED = dict(beta_rec=0.1, beta_kl=0.2, s=5e-6)
 SOFT = SoftIntroVAE(

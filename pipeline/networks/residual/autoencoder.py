@@ -1,0 +1,94 @@
+"""Residual encoder and decoder together: what is trained, averaged, saved and sampled."""
+
+import copy
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.networks.residual import population
+from pipeline.networks.residual.decoder import Decoder
+from pipeline.networks.residual.encoder import Encoder
+from pipeline.networks.residual.shape import Shape
+from pipeline.networks.residual.step import Measured, Step
+from pipeline.networks.residual.trained import Model
+from pipeline.objective import draw
+
+SETS = {"encoder": "encoder", "decoder_of_codes": "decoder", "decoder_of_prior": "decoder"}
+"""Sets of population statistics, and the network that each is of."""
+
+
+class Autoencoder(nn.Module):
+    """The pair of networks, and where `shape.target_every` the second decoder, which is state."""
+
+    def __init__(self, shape: Shape):
+        super().__init__()
+        self.shape = shape
+        self.encoder = Encoder(shape)
+        self.decoder = Decoder(shape)
+        self.target_decoder = None
+        if shape.target_every:
+            self.target_decoder = copy.deepcopy(self.decoder).requires_grad_(False)
+        self.DERIVED = tuple(
+            f"{name}.{key}"
+            for name, network in SETS.items()
+            for key in population.names(getattr(self, network))
+        )
+
+    @property
+    def device(self) -> torch.device:
+        return self.encoder.fc.weight.device
+
+    def parameters_at(self, resolution: int) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """All of both networks."""
+        return list(self.encoder.parameters()), list(self.decoder.parameters())
+
+    def training_at(self, resolution: int, alpha: float, precision: str) -> Step:
+        """As they are trained: batch norm by the batch."""
+        return Step(self, precision)
+
+    def stepped(self, images: int, batch: int) -> None:
+        """The second decoder is a copy of the first whenever `images` crosses a multiple."""
+        every = self.shape.target_every
+        if every and images // every > (images - batch) // every:
+            self.target_decoder.load_state_dict(self.decoder.state_dict())
+
+    def at(
+        self, resolution: int, alpha: float, derived: dict[str, Tensor], precision: str = "fp32"
+    ) -> Measured:
+        """As they are measured and shown: batch norm by the population statistics in `derived`."""
+        sets = {name: {} for name in SETS}
+        for key, tensor in derived.items():
+            name, _, rest = key.partition(".")
+            sets[name][rest] = tensor
+        return Measured(self, precision, sets)
+
+    def derived(self, images: Iterable[tuple[Tensor, Tensor | None]]) -> dict[str, Tensor]:
+        """The population statistics, of training images x in [-1, 1] and labels by the batch."""
+        draws = []
+        with torch.no_grad(), torch.random.fork_rng(self._cuda()):
+            torch.manual_seed(0)
+            with population.gathered(self.encoder) as encoder:
+                for x, labels in images:
+                    codes = draw(*self.encoder((x + 1) / 2, labels))
+                    draws.append((codes, self.prior(len(x)), labels))
+            with population.gathered(self.decoder) as of_codes:
+                for codes, _, labels in draws:
+                    self.decoder(codes, labels)
+            with population.gathered(self.decoder) as of_prior:
+                for _, z, labels in draws:
+                    self.decoder(z, labels)
+        sets = zip(SETS, (encoder, of_codes, of_prior), strict=True)
+        return {f"{name}.{key}": tensor for name, found in sets for key, tensor in found.items()}
+
+    def trained(self, derived: dict[str, Tensor], about: dict[str, Any], precision: str) -> Model:
+        return Model(self, derived, about, precision)
+
+    def prior(self, count: int) -> Tensor:
+        """Draws of z, (count, latent)."""
+        weight = self.encoder.fc.weight
+        return torch.randn(count, self.shape.latent, device=weight.device, dtype=weight.dtype)
+
+    def _cuda(self) -> list[torch.device]:
+        return [self.device] if self.device.type == "cuda" else []

@@ -1,0 +1,45 @@
+"""Batch norm without running statistics, and the residual block."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SLOPE, EPS = 0.2, 1e-5
+
+
+class BatchNorm(nn.Module):
+    """x (B, C, R, R), normalised by its own batch, or by `mean` and `variance` where they are set.
+
+    Training keeps no running statistics: they would influence nothing there, and be an average
+    over real images, reconstructions and samples alike (spec A.5). What a trained network is to be
+    normalised by, `pipeline.networks.residual.population` measures.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("mean", None, persistent=False)
+        self.register_buffer("variance", None, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        own = self.mean is None
+        return F.batch_norm(x, self.mean, self.variance, self.weight, self.bias, own, eps=EPS)
+
+
+class Residual(nn.Module):
+    """Two 3x3 convolutions beside the identity: (B, inputs, R, R) to (B, outputs, R, R)."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.conv_expand = nn.Identity()
+        if inputs != outputs:
+            self.conv_expand = nn.Conv2d(inputs, outputs, 1, bias=False)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+        self.bn1 = BatchNorm(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.bn2 = BatchNorm(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.leaky_relu(self.bn1(self.conv1(x)), SLOPE)
+        return F.leaky_relu(self.bn2(self.conv2(y)) + self.conv_expand(x), SLOPE)

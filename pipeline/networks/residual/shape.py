@@ -1,0 +1,67 @@
+"""The size of the residual networks, and what is peculiar to their training."""
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field, model_validator
+from pydantic.dataclasses import dataclass
+
+Count = Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Shape:
+    """The defaults are the published CIFAR-10 networks (spec A.1)."""
+
+    kind: Literal["residual"] = "residual"
+    resolution: Count = 32
+    """Side of the images."""
+    image_channels: Literal[1, 3] = 3
+    channels: Annotated[list[Count], Field(min_length=1)] = Field(
+        default_factory=lambda: [64, 128, 256]
+    )
+    """Widths, from the images inwards; the side is halved after each."""
+    latent: Count = 128
+    classes: Annotated[int, Field(ge=0)] = 0
+    """Classes that both networks are told, one-hot; 0 is unconditional (spec B)."""
+    target_every: Annotated[int, Field(ge=0)] = 0
+    """Images after which the second decoder, which makes x_ff, becomes a copy of the first: the
+    bootstrap form (spec E). 0 is none. Published are 50,000, an epoch."""
+    augment: bool = False
+    """Shift images and erase rectangles before the encoder sees them, real and fake (spec F)."""
+
+    @model_validator(mode="after")
+    def _halves(self):
+        if self.resolution % self.inner:
+            raise ValueError(
+                f"resolution {self.resolution} cannot be halved {len(self.channels)} times"
+            )
+        return self
+
+    @property
+    def inner(self) -> int:
+        """By what the innermost feature maps are smaller than the images."""
+        return 2 ** len(self.channels)
+
+    @property
+    def features(self) -> tuple[int, int, int]:
+        """Channels, height and width of the innermost feature maps."""
+        side = self.resolution // self.inner
+        return self.channels[-1], side, side
+
+    @property
+    def resolutions(self) -> list[int]:
+        """The one that these networks have."""
+        return [self.resolution]
+
+
+WIDE = [64, 128, 256, 512, 512]
+PUBLISHED = {
+    "cifar10": Shape(),
+    "svhn": Shape(),
+    "mnist": Shape(resolution=28, image_channels=1, channels=[64, 128], latent=32),
+    "fmnist": Shape(resolution=28, image_channels=1, channels=[64, 128], latent=32),
+    "celeb128": Shape(resolution=128, channels=WIDE, latent=128),
+    "celeb256": Shape(resolution=256, channels=[*WIDE, 512], latent=256),
+    "celeb1024": Shape(resolution=1024, channels=[16, 32, *WIDE, 512], latent=256),
+}
+"""The published sizes (spec S-F.1)."""

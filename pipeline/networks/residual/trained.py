@@ -1,0 +1,112 @@
+"""A trained residual model to use: images to latents and back, samples, of a class where it has
+classes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pipeline.networks.family import ModelError
+
+if TYPE_CHECKING:
+    from pipeline.networks.residual.autoencoder import Autoencoder
+
+
+class Model:
+    """A pair of networks, frozen; made by `pipeline.load`.
+
+    Images are (B, C, R, R) in [-1, 1], about so where they are made; z, mu and logvar (B, latent);
+    labels (B,) int64, for networks with classes alone.
+    """
+
+    def __init__(
+        self,
+        networks: Autoencoder,
+        derived: dict[str, Tensor],
+        about: dict[str, Any],
+        precision: str,
+    ):
+        if not derived:
+            raise ModelError(
+                "batch norm needs the population statistics of the weights, and a checkpoint has "
+                "those of the averaged ones: load these (averaged=True)"
+            )
+        self.networks, self.derived, self.about = networks, derived, about
+        self.precision, self.device = precision, networks.device
+        self.resolution, self.alpha = networks.shape.resolution, 1.0
+        self.measured = networks.at(self.resolution, 1.0, derived, precision)
+
+    def at(self, resolution: int, alpha: float | None = None) -> Model:
+        """The model itself: it has one resolution, and no fade-in. ModelError."""
+        if resolution != self.resolution or alpha not in (None, 1):
+            raise ModelError(
+                f"the networks have one resolution, {self.resolution}, and alpha 1, "
+                f"not {resolution} and {alpha}"
+            )
+        return self
+
+    @property
+    def resolutions(self) -> list[int]:
+        return self.networks.shape.resolutions
+
+    @property
+    def latent(self) -> int:
+        """Length of z."""
+        return self.networks.shape.latent
+
+    @property
+    def classes(self) -> int:
+        """Classes that the networks are told; 0 where they are not."""
+        return self.networks.shape.classes
+
+    def encode(self, x: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """mu and logvar of q(z|x)."""
+        shape = self.networks.shape
+        expected = (shape.image_channels, shape.resolution, shape.resolution)
+        if x.dim() != 4 or x.shape[1:] != expected:
+            raise ModelError(f"images are of shape (B, *{expected}), not {tuple(x.shape)}")
+        return self._on(labels, len(x), required=True).encode(self._here(x))
+
+    def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Images of codes of real images; those of draws of the prior are `sample`'s."""
+        return self._on(labels, len(z), required=True).decode(self._codes(z))
+
+    def reconstruct(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The images of x's mu."""
+        return self.decode(self.encode(x, labels)[0], labels)
+
+    def prior(self, count: int, seed: int | None = None) -> Tensor:
+        """Draws of z; those of a seed are the same on every device, and begin alike."""
+        generator = torch.default_generator
+        if seed is not None:
+            generator = torch.Generator().manual_seed(seed)
+        draws = [torch.randn(self.latent, generator=generator) for _ in range(count)]
+        return self._here(torch.stack(draws))
+
+    def sample(self, count: int, seed: int | None = None, labels: Tensor | None = None) -> Tensor:
+        """Images of draws of the prior; of all classes in turn where no labels are given."""
+        on = self._on(labels, count, required=False)
+        return on.of_draws(self.prior(count, seed), on.labels)
+
+    def _on(self, labels: Tensor | None, count: int, required: bool):
+        if labels is None and (not self.classes or not required):
+            return self.measured
+        if labels is None or not self.classes:
+            needs = f"labels from 0 to {self.classes - 1}" if self.classes else "no labels"
+            raise ModelError(f"these networks take {needs}")
+        labels = torch.as_tensor(labels, device=self.device)
+        if labels.shape != (count,) or labels.min() < 0 or labels.max() >= self.classes:
+            raise ModelError(
+                f"labels are {count} numbers from 0 to {self.classes - 1}, not {labels.tolist()}"
+            )
+        return self.measured.on(labels, labels)[0]
+
+    def _codes(self, z: Tensor) -> Tensor:
+        if z.dim() != 2 or z.shape[1] != self.latent:
+            raise ModelError(f"latents are of shape (N, {self.latent}), not {tuple(z.shape)}")
+        return self._here(z)
+
+    def _here(self, x: Tensor) -> Tensor:
+        return x.to(self.networks.encoder.fc.weight)
