@@ -98,7 +98,12 @@ def _without_tags(kind: type, place: tuple) -> list:
     """`place` without the names by which pydantic tells the parts of a union."""
     *parents, last = place or ("",)
     kinds = [_kind_at(kind, parents[: i + 1]) for i in range(len(parents))]
-    return [p for p, k in zip(parents, kinds) if p != getattr(k, "method", None)] + [last]
+    return [p for p, k in zip(parents, kinds) if p != _tag(k)] + [last]
+
+
+def _tag(kind: type) -> str | None:
+    """The name by which pydantic tells a part of a union."""
+    return getattr(kind, "method", getattr(kind, "kind", None))
 
 
 def _kind_at(kind: Any, place: list) -> type:
@@ -106,8 +111,9 @@ def _kind_at(kind: Any, place: list) -> type:
     if hasattr(kind, "__metadata__"):
         kind = typing.get_args(kind)[0]
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
-        options = [k for k in typing.get_args(kind) if dataclasses.is_dataclass(k)]
-        tagged = [k for k in options if place and getattr(k, "method", None) == place[0]]
+        options = [getattr(k, "__origin__", k) for k in typing.get_args(kind)]
+        options = [k for k in options if dataclasses.is_dataclass(k)]
+        tagged = [k for k in options if place and _tag(k) == place[0]]
         return _kind_at(tagged[0], place[1:]) if tagged else _kind_at(options[0], place)
     if not place:
         return kind

@@ -74,8 +74,6 @@ def main(arguments: list[str] | None = None) -> None:
             device=given.device,
             precision=given.precision,
         )
-        if loaded.is_alae:
-            raise ModelError("ALAE's encoder gives no posterior: there is nothing to compare")
         config = configure(loaded, given.overrides)
         manifest = Manifest.load(config.data.path)
         manifest.check(loaded.resolution)
@@ -120,7 +118,7 @@ def measure(
     evaluation = Evaluation(asked, config.data, manifest, loaded.device, lambda: None)
     if evaluation.announcement:
         print(f"# {evaluation.announcement}", flush=True)
-    grown = loaded.networks.at(loaded.resolution, loaded.alpha, loaded.precision)
+    grown = loaded.measured
     with torch.no_grad():
         network = evaluation.extractor.load(loaded.device)
         images = (to_uint8(x) for x in evaluation.images(loaded.resolution, "train"))
@@ -169,16 +167,17 @@ def of_images(
         found["vgg16_distance"] = []
     count = evaluation.manifest.count("test")
     bar = tqdm(total=count, desc="test images", unit="img", disable=not sys.stderr.isatty())
-    for x in evaluation.images(grown.resolution, "test"):
-        mu, logvar = grown.encode(x)
-        x_r = grown.decode(mu)
+    for batch in evaluation.batches(grown.resolution, "test"):
+        x, on = batch.images, grown.on(*batch)
+        mu, logvar = on.encode(x)
+        x_r = on.decode(mu)
         seen, made = to_uint8(x), to_uint8(x_r)
         found["reconstruction_mse"].append((x_r - x).double().square().mean((1, 2, 3)))
         error = (seen.double() - made.double()).square().mean((1, 2, 3))
         found["psnr"].append(10 * torch.log10(255**2 / error.clamp_min(1e-10)))
         found["kl_real"].append(kl_divergence(mu, logvar))
-        found["kl_rec"].append(kl_divergence(*grown.encode(x_r)))
-        found["kl_fake"].append(kl_divergence(*grown.encode(grown.generate(len(x)))))
+        found["kl_rec"].append(kl_divergence(*on.encode(x_r)))
+        found["kl_fake"].append(kl_divergence(*on.encode(on.generate(len(x)))))
         if perceptual is not None:
             found["vgg16_distance"].append(perceptual(seen, made))
         bar.update(len(x))

@@ -265,7 +265,7 @@ class SoftIntroVAE:
             **by_kind(self, "kl", kl_f),
             **by_kind(self, "exp_elbo", exp_elbo),
         }
-        return product, images if shared else [], terms
+        return product, images if shared else [y.detach() for y in images], terms
 
     def decoder_step(self, model: Model, x: Tensor, images: list[Tensor], scale: float = 1.0):
         if self.decoder_draws == "fresh":

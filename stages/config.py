@@ -153,11 +153,24 @@ class Config:
                     f"the second stage at {stage.resolution}x{stage.resolution} has nothing to "
                     f"fade in: fade should be 0"
                 )
+        for stage in self.stages:
+            if self.shape.WHOLE_BATCHES and stage.micro_batch != stage.batch:
+                raise ValueError(
+                    f"micro_batch {stage.micro_batch} should be the batch, {stage.batch}, and one "
+                    f"process train: {self.shape.WHOLE_BATCHES}"
+                )
         if not isinstance(self.objective, SoftIntroVAE) and any(
             stage.beta_neg is not None for stage in self.stages
         ):
             raise ValueError(f"beta_neg of a stage has no meaning to {self.objective.method}")
         return self
+
+    def check_classes(self, count: int) -> None:
+        """ValueError where the networks are told other than the dataset's `count` classes."""
+        if self.shape.classes not in (0, count):
+            raise ValueError(
+                f"shape.classes is {self.shape.classes}, and {self.data.path} has {count} classes"
+            )
 
     def check_processes(self, world: int) -> None:
         """ValueError where `world` processes cannot share every stage's batch equally."""

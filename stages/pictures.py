@@ -17,15 +17,18 @@ def of(model: ResolutionModel, data: DataConfig, manifest: Manifest, seed: int) 
     """By name: test faces over their reconstructions, samples, and ways from face to face."""
     count, device = min(SHOWN, manifest.count("test")), model.device
     indices = np.arange(count)
-    x, _ = next(split_images(data, manifest, model.resolution, "test", indices, count, device))
+    x, labels = next(split_images(data, manifest, model.resolution, "test", indices, count, device))
     torch.manual_seed(seed)
-    mu = model.encode(x)[0]
+    shown = model.on(x, labels)
+    mu = shown.encode(x)[0]
     found = {
-        "reconstructions": reconstructions(to_uint8(x), to_uint8(model.decode(mu)), COLUMNS),
+        "reconstructions": reconstructions(to_uint8(x), to_uint8(shown.decode(mu)), COLUMNS),
         "samples": grid(to_uint8(model.generate(2 * SHOWN)), COLUMNS),
     }
     if count > STRIPS:
         steps = torch.linspace(0, 1, COLUMNS, device=device)[:, None]
         ways = [torch.lerp(mu[i : i + 1], mu[i + 1 : i + 2], steps) for i in range(STRIPS)]
-        found["interpolations"] = grid(to_uint8(model.decode(torch.cat(ways))), COLUMNS)
+        z = torch.cat(ways)
+        first = None if labels is None else labels[:STRIPS].repeat_interleave(COLUMNS)
+        found["interpolations"] = grid(to_uint8(model.on(z, first).decode(z)), COLUMNS)
     return found

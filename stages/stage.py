@@ -49,12 +49,13 @@ class Stage:
     def step(self, moment: Moment) -> list[Terms]:
         """One update of each network (Algorithm 1); the terms of this process's micro-batches."""
         settings, objective, engine = moment.stage, moment.objective, self.config.engine
-        model = self.networks.training_at(settings.resolution, moment.alpha, engine.precision)
+        networks = self.networks.training_at(settings.resolution, moment.alpha, engine.precision)
         for e in self.engines:
             e.optimizer.set_learning_rate(settings.lr)
         held, terms = [], []
         for _ in range(self.micro_batches):
-            start, (x, _) = next(self.starts), next(self.images)
+            start, (x, labels) = next(self.starts), next(self.images)
+            model = networks.on(x, labels)
             x = model.prepare(x)
             seed_draws(self.config.seed, start, ENCODER)
             scale = self.engines[ENCODER].loss_scale.value
@@ -62,10 +63,10 @@ class Stage:
             self.engines[ENCODER].accumulate(product)
             if "kl_fake" in values:
                 values["sample_spread"] = spread(images[-1].detach()) / spread(x)
-            held.append((start, x, images))
+            held.append((start, model, x, images))
             terms.append(values)
         for values in terms:
-            start, x, images = held.pop(0)
+            start, model, x, images = held.pop(0)
             seed_draws(self.config.seed, start, DECODER)
             scale = self.engines[DECODER].loss_scale.value
             product, more = objective.decoder_step(model, x, images, scale)

@@ -4,6 +4,7 @@ import gc
 import signal
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from dataprep.manifest import Manifest
 from pipeline import model, networks, processes
+from pipeline.data.loaders import drawn_images
 from pipeline.metrics.evaluation import Evaluation, metric_name
 from pipeline.networks.family import ResolutionModel
 from pipeline.records import checkpoints
@@ -54,6 +56,7 @@ class Trainer:
     def __init__(self, config: Config, folder: Path, device: torch.device, end: int):
         self.config, self.device, self.end = config, device, end
         self.manifest = Manifest.load(config.data.path)
+        config.check_classes(len(self.manifest.classes))
         plan.of_dataset(config, self.manifest.digest)
         torch.manual_seed(config.seed)
         self.networks = networks.build(config.shape)
@@ -115,6 +118,7 @@ class Trainer:
         self.ema.decay = 0.5 ** (moment.stage.batch / self.config.ema_half_life)
         self.ema.update(self.networks)
         self.images += moment.stage.batch
+        self.networks.stepped(self.images, moment.stage.batch)
 
     def enter(self, moment: schedule.Moment) -> None:
         """Makes the stage of `moment`: engines over grown networks, in a new optimiser state.
@@ -195,7 +199,14 @@ class Trainer:
 
     def averaged(self, moment: schedule.Moment) -> ResolutionModel:
         """The moving averages at the resolution of `moment`."""
-        return self.ema.module.at(moment.stage.resolution, moment.alpha)
+        derived = self.derived(moment)
+        return self.ema.module.at(moment.stage.resolution, moment.alpha, derived)
+
+    def derived(self, moment: schedule.Moment) -> dict[str, Tensor]:
+        """What follows from the moving averages, and from training images."""
+        side, seed = moment.stage.resolution, self.config.seed
+        given = (self.config.data, self.manifest, side, seed, self.device)
+        return self.ema.module.derived(partial(drawn_images, *given))
 
     def evaluate(self, moment: schedule.Moment) -> None:
         """Measures the averaged networks, unless the journal holds it from before a kill."""
@@ -217,7 +228,7 @@ class Trainer:
             return
         moment = schedule.at(self.config, max(0, self.images - 1))
         weights = self.networks.state_dict()
-        ema = self.ema.module.state_dict() | self.ema.module.derived()
+        ema = self.ema.module.state_dict() | self.derived(moment)
         about = {"resolution": moment.stage.resolution, "alpha": moment.alpha, **engines}
         about["draws"] = self.draws
         self.report.checkpoint(self.images, Checkpoint(weights, ema, optimizer, about))

@@ -75,6 +75,25 @@ def split_images(
         yield on_device(batch, device)
 
 
+def drawn_images(
+    config: DataConfig,
+    manifest: Manifest,
+    resolution: int,
+    seed: int,
+    device: torch.device,
+    batches: int,
+    size: int,
+) -> Iterator[Batch]:
+    """Up to `batches` batches of `size` training images, each at most once, not mirrored.
+
+    A training split below `size` is one batch.
+    """
+    count = manifest.count("train")
+    indices = np.random.default_rng(seed).permutation(count)[: batches * size]
+    whole = max(len(indices) // size * size, min(size, count))
+    return split_images(config, manifest, resolution, "train", indices[:whole], size, device)
+
+
 def on_device(batch: Batch, device: torch.device) -> Batch:
     """uint8 images as floats in [-1, 1] (`to_float`), and labels, both on `device`."""
     images, labels = batch

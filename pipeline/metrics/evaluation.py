@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dataprep.manifest import DatasetError, Manifest
 from pipeline import processes
+from pipeline.data.batch import Batch
 from pipeline.data.config import DataConfig
 from pipeline.data.loaders import split_images, to_uint8
 from pipeline.metrics import features, frechet
@@ -128,14 +129,18 @@ class Evaluation:
             yield to_uint8(model.generate(len(batch)))
 
     def images(self, resolution: int, split: str) -> Iterator[Tensor | None]:
+        """As `batches`, images alone."""
+        for batch in self.batches(resolution, split):
+            yield None if batch is None else batch.images
+
+    def batches(self, resolution: int, split: str) -> Iterator[Batch | None]:
         """This process's share of a split, float, batch by batch, None to fill up."""
         rounds = list(self._rounds(self.manifest.count(split)))
         mine = [batch for batch in rounds if batch is not None]
         indices = np.concatenate([np.array(b) for b in mine]) if mine else np.empty(0, np.int64)
-        batches = split_images(
+        yield from split_images(
             self.data, self.manifest, resolution, split, indices, self.config.batch, self.device
         )
-        yield from (images for images, _ in batches)
         yield from [None] * (len(rounds) - len(mine))
 
     def _reference(self, resolution: int, network, width: int):
@@ -157,10 +162,11 @@ class Evaluation:
     def _reconstruction_error(self, model: ResolutionModel, seed: int) -> float:
         """Mean squared error per value, in [-1, 1] units, of D(mu(x)) over the test split."""
         total = torch.zeros(2, dtype=torch.float64)
-        for number, x in enumerate(self.images(model.resolution, "test")):
-            if x is not None:
+        for number, batch in enumerate(self.batches(model.resolution, "test")):
+            if batch is not None:
                 torch.manual_seed((seed << 32) + number * processes.world_size() + processes.rank())
-                error = (model.decode(model.encode(x)[0]) - x).double().square()
+                x, on = batch.images, model.on(*batch)
+                error = (on.decode(on.encode(x)[0]) - x).double().square()
                 total += torch.tensor([error.sum().item(), error.numel()], dtype=torch.float64)
             self.pulse()
         dist.all_reduce(total, group=self.group)

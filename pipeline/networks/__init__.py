@@ -1,13 +1,26 @@
-"""The families of networks, told apart by `shape.kind`; a family is added to both lines here."""
+"""The families of networks, told apart by `shape.kind`; a family is added to both lists here."""
 
-from typing import Any
+from typing import Annotated, Any
 
-from pipeline.networks.style.autoencoder import Autoencoder
+from pydantic import Discriminator, Tag
+
+from pipeline.networks.residual.autoencoder import Autoencoder as Residual
+from pipeline.networks.residual.shape import Shape as ResidualShape
+from pipeline.networks.style.autoencoder import Autoencoder as Style
 from pipeline.networks.style.shape import Shape as StyleShape
 
-Shape = StyleShape
+
+def _kind(shape: Any) -> str:
+    return shape.get("kind", "style") if isinstance(shape, dict) else shape.kind
+
+
+Shape = Annotated[
+    Annotated[StyleShape, Tag("style")] | Annotated[ResidualShape, Tag("residual")],
+    Discriminator(_kind),
+]
+FAMILIES = {"style": Style, "residual": Residual}
 
 
 def build(shape: Shape) -> Any:
     """The `family.Networks` of `shape`, a module with initial weights."""
-    return Autoencoder(shape)
+    return FAMILIES[shape.kind](shape)

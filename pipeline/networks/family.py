@@ -6,6 +6,7 @@ labels, the partition of batches, ranges of images) stays in it: trainer, schedu
 metrics use these methods alone.
 """
 
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import torch
@@ -29,8 +30,30 @@ class ResolutionModel(Model, Protocol):
     resolution: int
     device: torch.device
 
+    def on(self, x: Tensor, labels: Tensor | None) -> "ResolutionModel":
+        """The networks for a batch of images (B, 3, R, R) and their labels (B,), if there are."""
+
     def prepare(self, x: Tensor) -> Tensor:
         """Training images (B, 3, R, R) as the networks are to see them at this moment."""
+
+
+class Shape(Protocol):
+    """What a configuration says of the networks."""
+
+    kind: str
+    """Of the family."""
+    resolution: int
+    """Side of the largest image."""
+    resolutions: list[int]
+    """Sides at which the networks train, ascending."""
+    classes: int
+    """Classes that the networks are told; 0 where they are not."""
+    WHOLE_BATCHES: str | None
+    """Why the networks cannot compute a batch in parts, where they cannot."""
+
+
+Images = Callable[[int, int], Iterator[tuple[Tensor, Tensor | None]]]
+"""(batches, size) to so many batches of training images (size, 3, R, R) and labels (size,)."""
 
 
 class Networks(Protocol):
@@ -49,15 +72,21 @@ class Networks(Protocol):
     def training_at(self, resolution: int, alpha: float, precision: str) -> ResolutionModel:
         """The networks as they are trained, computing in `precision`, a key of DTYPES."""
 
-    def at(self, resolution: int, alpha: float, precision: str = "fp32") -> ResolutionModel:
-        """The networks as they are measured and shown."""
+    def stepped(self, images: int, batch: int) -> None:
+        """Called after each step of both networks, of `batch` images, with the images seen."""
 
-    def derived(self) -> dict[str, Tensor]:
-        """Tensors that follow from the weights; saved with the averaged ones."""
+    def derived(self, images: Images) -> dict[str, Tensor]:
+        """Tensors that follow from the weights, and from training images where a family needs them;
+        saved with the averaged weights."""
+
+    def at(
+        self, resolution: int, alpha: float, derived: dict[str, Tensor], precision: str = "fp32"
+    ) -> ResolutionModel:
+        """The networks as they are measured and shown."""
 
     def trained(self, derived: dict[str, Tensor], about: dict[str, Any], precision: str) -> Any:
         """The model that `pipeline.load` gives: of a checkpoint's `derived` tensors (empty where it
-        has none) and `checkpoint.json`, in one of PRECISIONS."""
+        has none) and `checkpoint.json`, in one of PRECISIONS. Its `measured` is what `at` gives."""
 
 
 def autocast(device: torch.device, precision: str):

@@ -1,12 +1,12 @@
 """Residual encoder and decoder together: what is trained, averaged, saved and sampled."""
 
 import copy
-from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pipeline.networks.family import Images
 from pipeline.networks.residual import population
 from pipeline.networks.residual.decoder import Decoder
 from pipeline.networks.residual.encoder import Encoder
@@ -40,6 +40,15 @@ class Autoencoder(nn.Module):
     def device(self) -> torch.device:
         return self.encoder.fc.weight.device
 
+    def initialize(self, seed: int) -> None:
+        """Draws the weights as PyTorch does; the second decoder begins as the first."""
+        torch.manual_seed(seed)
+        for module in (*self.encoder.modules(), *self.decoder.modules()):
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                module.reset_parameters()
+        if self.target_decoder is not None:
+            self.target_decoder.load_state_dict(self.decoder.state_dict())
+
     def parameters_at(self, resolution: int) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """All of both networks."""
         return list(self.encoder.parameters()), list(self.decoder.parameters())
@@ -64,13 +73,13 @@ class Autoencoder(nn.Module):
             sets[name][rest] = tensor
         return Measured(self, precision, sets)
 
-    def derived(self, images: Iterable[tuple[Tensor, Tensor | None]]) -> dict[str, Tensor]:
-        """The population statistics, of training images x in [-1, 1] and labels by the batch."""
+    def derived(self, images: Images) -> dict[str, Tensor]:
+        """The population statistics of batch norm."""
         draws = []
         with torch.no_grad(), torch.random.fork_rng(self._cuda()):
             torch.manual_seed(0)
             with population.gathered(self.encoder) as encoder:
-                for x, labels in images:
+                for x, labels in images(population.BATCHES, population.SIZE):
                     codes = draw(*self.encoder((x + 1) / 2, labels))
                     draws.append((codes, self.prior(len(x)), labels))
             with population.gathered(self.decoder) as of_codes:

@@ -1,6 +1,6 @@
 """The size of the residual networks, and what is peculiar to their training."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
@@ -11,6 +11,11 @@ Count = Annotated[int, Field(ge=1)]
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Shape:
     """The defaults are the published CIFAR-10 networks (spec A.1)."""
+
+    WHOLE_BATCHES: ClassVar[str | None] = (
+        "batch norm normalises by the images that are computed on at once, and parts of a batch "
+        "are another algorithm"
+    )
 
     kind: Literal["residual"] = "residual"
     resolution: Count = 32

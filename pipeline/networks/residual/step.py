@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING
 
 import torch
@@ -33,8 +34,13 @@ class Step:
         if networks.target_decoder is not None:
             self.decode_again = lambda z: self._decode(networks.target_decoder, z)
 
-    def on(self, x: Tensor, labels: Tensor | None) -> tuple[Step, Tensor]:
-        return Step(self.networks, self.precision, len(x), labels), x
+    def on(self, x: Tensor, labels: Tensor | None) -> Step:
+        """The networks for a batch of images x and their labels."""
+        return Step(self.networks, self.precision, len(x), labels)
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """Images as they are."""
+        return x
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """mu and logvar of q(z|x), each (B, latent)."""
@@ -75,10 +81,15 @@ class Measured:
         self.of_codes = normalised_by(networks.decoder, sets["decoder_of_codes"])
         self.of_prior = normalised_by(networks.decoder, sets["decoder_of_prior"])
 
-    def on(self, x: Tensor, labels: Tensor | None) -> tuple[Measured, Tensor]:
-        other = object.__new__(Measured)
-        other.__dict__.update(self.__dict__, labels=labels)
-        return other, x
+    def on(self, x: Tensor, labels: Tensor | None) -> Measured:
+        """The networks for a batch of images x and their labels."""
+        other = copy.copy(self)
+        other.labels = labels
+        return other
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """Images as they are."""
+        return x
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """mu and logvar of q(z|x), each (B, latent)."""

@@ -101,7 +101,7 @@ class Model:
             raise ModelError(
                 f"labels are {count} numbers from 0 to {self.classes - 1}, not {labels.tolist()}"
             )
-        return self.measured.on(labels, labels)[0]
+        return self.measured.on(labels, labels)
 
     def _codes(self, z: Tensor) -> Tensor:
         if z.dim() != 2 or z.shape[1] != self.latent:

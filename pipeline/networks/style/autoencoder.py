@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipeline.networks.family import Images
 from pipeline.networks.style.decoder import Decoder
 from pipeline.networks.style.encoder import Encoder
 from pipeline.networks.style.grown import Grown
@@ -39,11 +40,20 @@ class Autoencoder(nn.Module):
         """As they are trained: samples mix styles."""
         return Grown(self, resolution, alpha, precision, mixing=self.shape.style_mixing)
 
-    def at(self, resolution: int, alpha: float = 1.0, precision: str = "fp32") -> Grown:
+    def stepped(self, images: int, batch: int) -> None:
+        """Nothing follows a step."""
+
+    def at(
+        self,
+        resolution: int,
+        alpha: float = 1.0,
+        derived: dict[str, Tensor] | None = None,
+        precision: str = "fp32",
+    ) -> Grown:
         """As they are measured and shown."""
         return Grown(self, resolution, alpha, precision)
 
-    def derived(self) -> dict[str, Tensor]:
+    def derived(self, images: Images | None = None) -> dict[str, Tensor]:
         """The mean of w, towards which samples may be truncated."""
         return {"mean_style": self.mean_style()}
 

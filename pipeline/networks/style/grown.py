@@ -29,6 +29,10 @@ class Grown:
         self.autoencoder, self.resolution, self.alpha = autoencoder, resolution, alpha
         self.precision, self.mixing, self.device = precision, mixing, autoencoder.device
 
+    def on(self, x: Tensor, labels: Tensor | None) -> Grown:
+        """Themselves: no batch is special."""
+        return self
+
     def prepare(self, x: Tensor) -> Tensor:
         """Real images fade in as the networks do (spec C.3)."""
         return x if self.alpha == 1 else torch.lerp(_halved(x), x, self.alpha)

@@ -1,6 +1,6 @@
 """The size of the style networks, and how they are trained."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
@@ -9,6 +9,9 @@ from pydantic.dataclasses import dataclass
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Shape:
     """Widths and depths of encoder and decoder; the defaults are the published ones (spec A.1)."""
+
+    WHOLE_BATCHES: ClassVar[str | None] = None
+    classes: ClassVar[int] = 0
 
     kind: Literal["style"] = "style"
     """The family of networks."""

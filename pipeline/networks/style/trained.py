@@ -11,6 +11,7 @@ from pipeline.networks.family import ModelError, autocast
 
 if TYPE_CHECKING:
     from pipeline.networks.style.autoencoder import Autoencoder
+    from pipeline.networks.style.grown import Grown
 
 NOISE = ("random", "fixed", "off")
 
@@ -57,6 +58,13 @@ class Model:
     def resolutions(self) -> list[int]:
         """Those that the training has reached, ascending."""
         return [r for r in self.networks.shape.resolutions if r <= self.about["resolution"]]
+
+    @property
+    def measured(self) -> Grown:
+        """Networks to be measured; ModelError for ALAE's, which have no posterior."""
+        if self.is_alae:
+            raise ModelError("ALAE's encoder gives no posterior: there is nothing to compare")
+        return self.networks.at(self.resolution, self.alpha, precision=self.precision)
 
     @property
     def latent(self) -> int:

@@ -69,7 +69,7 @@ def test_forward(classes):
     made, labels, z = networks(classes), LABELS if classes else None, r(1000, 4, 128)
     with torch.no_grad():
         trained = Step(made, "fp32", 4, labels)
-        measured = made.at(32, 1.0, running_statistics(made)).on(IMAGES, labels)[0]
+        measured = made.at(32, 1.0, running_statistics(made)).on(IMAGES, labels)
         for model, expected in (
             (trained, golden["forward_train"]),
             (measured, golden["forward_eval"]),
@@ -113,7 +113,7 @@ def steps(made: Autoencoder, objective, labels=None):
     for optimizer in optimizers:
         optimizer.start()
         optimizer.set_learning_rate(2e-4)
-    model, x = made.training_at(32, 1.0, "fp32").on(IMAGES, labels)
+    model, x = made.training_at(32, 1.0, "fp32").on(IMAGES, labels), IMAGES
     while True:
         found = {}
         images = terms = None
@@ -173,8 +173,8 @@ def test_a_bootstrap_iteration():
 
 
 def test_vae():
-    golden, model = FIXTURES["vae"], networks().training_at(32, 1.0, "fp32")
-    model, x = model.on(IMAGES, None)
+    golden, x = FIXTURES["vae"], IMAGES
+    model = networks().training_at(32, 1.0, "fp32").on(x, None)
     objective = VAE(beta_rec=0.25, s=1.0)
     with FixedDraws():
         product, images, terms = objective.encoder_step(model, x)
