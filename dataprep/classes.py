@@ -8,7 +8,7 @@ from typing import Any
 from dataprep.manifest import DatasetError
 from dataprep.runtime.sort import read_rows
 from dataprep.settings import Settings
-from dataprep.sources import parquet
+from dataprep.sources import cifar, parquet
 from dataprep.sources.source import Container
 from dataprep.split import side_of_folder
 
@@ -47,10 +47,17 @@ def labels(
 
 
 def declared_classes(containers: list[Container], column: str | None) -> list[str]:
-    """The class names in the schema of the parquet files, where all say the same."""
-    paths = [Path(c.path) for c in containers if c.kind == "parquet"]
-    found = {tuple(parquet.class_names(path, column)) for path in paths}
-    return list(found.pop()) if len(found) == 1 and len(paths) == len(containers) else []
+    """The class names that parquet files have in their schema and CIFAR's beside them, where all
+    say the same."""
+    found = {tuple(names_in(container, column)) for container in containers}
+    return list(found.pop()) if len(found) == 1 else []
+
+
+def names_in(container: Container, column: str | None) -> list[str]:
+    path = Path(container.path)
+    if container.kind == "cifar":
+        return cifar.class_names(path)
+    return parquet.class_names(path, column) if container.kind == "parquet" else []
 
 
 def class_folder(name: str, as_delivered: bool) -> str:

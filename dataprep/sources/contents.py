@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dataprep.images.decode import LFS_POINTER
 from dataprep.manifest import DatasetError
-from dataprep.sources import tfrecord
+from dataprep.sources import cifar, tfrecord
 
 ARCHIVE = re.compile(r"\.(zip|tar|parquet|tfrecords?(-\d+-of-\d+)?)$", re.IGNORECASE)
 COMPRESSED = re.compile(r"\.(tar\.(gz|bz2|xz|zst|lz4|z)|tgz|tbz2?|txz|tzst)$", re.IGNORECASE)
@@ -29,11 +29,13 @@ STARTS = {  # what else a file may be: its first bytes, and what to do about it
 
 def named_as_archive(name: str) -> bool:
     """Whether a file's name says that it is an archive, or one that is compressed as a whole."""
-    return bool(ARCHIVE.search(name) or COMPRESSED.search(name))
+    return bool(ARCHIVE.search(name) or COMPRESSED.search(name) or cifar.NAMES.search(name))
 
 
 def kind_of(path: Path) -> str | None:
     """Which kind of archive a file is; None for none that is read. DatasetError."""
+    if cifar.is_cifar(path):
+        return "cifar"
     start = start_of(path)
     if start[:4] in (b"PK\3\4", b"PK\5\6"):
         return "zip"

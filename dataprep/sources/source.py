@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from dataprep.images.names import rule_of
 from dataprep.manifest import DatasetError
-from dataprep.sources import folder, parquet, tarballs, tfrecord, zips
+from dataprep.sources import cifar, folder, parquet, tarballs, tfrecord, zips
 from dataprep.sources.contents import kind_of, named_as_archive, no_archive, what_else
 from dataprep.sources.entry import Asked, Entry, Passed, Refused, Said, clean
 
@@ -20,6 +20,7 @@ KINDS: dict[str, ModuleType] = {
     "tar": tarballs,
     "parquet": parquet,
     "tfrecord": tfrecord,
+    "cifar": cifar,
 }
 LISTS = (".txt", ".lst", ".list")
 KNOWN = "a folder, zip, tar, parquet or TFRecord of images, or a .txt that lists some"
