@@ -16,7 +16,8 @@ are those of the checkpoint's own configuration, unless set behind the command.
                          spheres around each to its third neighbour, in the features named
     reconstruction_mse   per value in [-1, 1], of D(mu(x))
     psnr                 of 8-bit images, in dB, mean over images
-    vgg16_distance       of reconstructions (--vgg16): LPIPS without its learned weights
+    lpips_vgg            of reconstructions, with the VGG16 of --vgg16; the name says so where they
+                         were enlarged for it
     kl_real, kl_rec,     nats of q(z|x) to the prior, of test images, their reconstructions, and as
     kl_fake              many samples: that of fakes above that of reals is the sign of health
 """
@@ -39,10 +40,10 @@ from pipeline import model, processes
 from pipeline.config import ConfigError, override, parse
 from pipeline.data.config import DataConfig
 from pipeline.data.loaders import to_uint8
-from pipeline.metrics import frechet
+from pipeline.metrics import frechet, perceptual
 from pipeline.metrics.evaluation import Evaluation, EvaluationConfig, counted, metric_name
 from pipeline.metrics.features import FeaturesError
-from pipeline.metrics.perceptual import VGG16Distance
+from pipeline.metrics.perceptual import LPIPS
 from pipeline.networks.family import PRECISIONS, ModelError, ResolutionModel
 from pipeline.networks.style.trained import Model
 from pipeline.objective import kl_divergence
@@ -78,9 +79,9 @@ def main(arguments: list[str] | None = None) -> None:
         manifest = Manifest.load(config.data.path)
         manifest.check(loaded.resolution)
         enough(config, manifest)
-        perceptual = VGG16Distance(given.vgg16).to(loaded.device) if given.vgg16 else None
+        lpips = LPIPS(given.vgg16).to(loaded.device) if given.vgg16 else None
         processes.start()
-        values = measure(loaded, config, perceptual, given.seed)
+        values = measure(loaded, config, lpips, given.seed)
         report(loaded, config, values, given)
     except USER_ERRORS as error:
         sys.exit(f"python -m pipeline.evaluate: {error}")
@@ -110,9 +111,7 @@ def enough(config: Config, manifest: Manifest) -> None:
             )
 
 
-def measure(
-    loaded: Model, config: Config, perceptual: VGG16Distance | None, seed: int
-) -> dict[str, float]:
+def measure(loaded: Model, config: Config, lpips: LPIPS | None, seed: int) -> dict[str, float]:
     """All numbers, by name."""
     manifest, asked = Manifest.load(config.data.path), config.evaluation
     evaluation = Evaluation(asked, config.data, manifest, loaded.device, lambda: None)
@@ -127,7 +126,7 @@ def measure(
         fake = gather(samples, network, asked.samples, "samples")
         values = distances(real, fake, evaluation)
         torch.manual_seed(seed)
-        return values | of_images(grown, evaluation, perceptual)
+        return values | of_images(grown, evaluation, lpips)
 
 
 def gather(batches, network, count: int, name: str) -> Tensor:
@@ -159,12 +158,13 @@ def distances(real: Tensor, fake: Tensor, evaluation: Evaluation) -> dict[str, f
 
 
 def of_images(
-    grown: ResolutionModel, evaluation: Evaluation, perceptual: VGG16Distance | None
+    grown: ResolutionModel, evaluation: Evaluation, lpips: LPIPS | None
 ) -> dict[str, float]:
     """Means over the test split."""
     found = {name: [] for name in ("reconstruction_mse", "psnr", "kl_real", "kl_rec", "kl_fake")}
-    if perceptual is not None:
-        found["vgg16_distance"] = []
+    distance = perceptual.name(grown.resolution)
+    if lpips is not None:
+        found[distance] = []
     count = evaluation.manifest.count("test")
     bar = tqdm(total=count, desc="test images", unit="img", disable=not sys.stderr.isatty())
     for batch in evaluation.batches(grown.resolution, "test"):
@@ -178,8 +178,8 @@ def of_images(
         found["kl_real"].append(kl_divergence(mu, logvar))
         found["kl_rec"].append(kl_divergence(*on.encode(x_r)))
         found["kl_fake"].append(kl_divergence(*on.encode(on.generate(len(x)))))
-        if perceptual is not None:
-            found["vgg16_distance"].append(perceptual(seen, made))
+        if lpips is not None:
+            found[distance].append(lpips(seen, made))
         bar.update(len(x))
     bar.close()
     return {name: torch.cat(parts).double().mean().item() for name, parts in found.items()}
@@ -225,7 +225,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--checkpoint", required=True, type=Path, help="its folder, or a run's")
     p.add_argument("--resolution", type=int, help="one that was trained (largest)")
     p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--vgg16", type=Path, metavar="FILE", help="safetensors, for vgg16_distance")
+    p.add_argument("--vgg16", type=Path, metavar="FILE", help="safetensors, for lpips_vgg")
     p.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
     p.add_argument(
         "--mlflow",

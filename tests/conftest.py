@@ -119,3 +119,13 @@ def dataset(tmp_path_factory) -> Path:
     command += ["--out", folder / "dataset", "--max-resolution", "32", "--test-fraction", "0.2"]
     subprocess.run(command, check=True, capture_output=True)
     return folder / "dataset"
+
+
+@pytest.fixture(scope="session")
+def vgg16_weights() -> Path:
+    """VGG16's features, a safetensors file that VGG16_WEIGHTS names."""
+    default = ROOT.parent / "shared" / "weights" / "vgg16_features_fp16.safetensors"
+    path = Path(os.environ.get("VGG16_WEIGHTS", default))
+    if not path.exists():
+        pytest.skip(f"needs VGG16's weights: there is no {path}; set VGG16_WEIGHTS")
+    return path

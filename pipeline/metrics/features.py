@@ -136,7 +136,7 @@ class VGG16(nn.Module):
 
     def normalised(self, images: Tensor) -> Tensor:
         """uint8 (B, 3, R, R) as the network was trained on them."""
-        x = (images.float() / 255 - self.mean) / self.std
+        x = (images.to(self.mean.dtype) / 255 - self.mean) / self.std
         if x.shape[-1] < 32:
             x = F.interpolate(x, size=32, mode="bilinear", antialias=False)
         return x
