@@ -8,6 +8,8 @@ from pipeline.networks.residual.autoencoder import Autoencoder as Residual
 from pipeline.networks.residual.shape import Shape as ResidualShape
 from pipeline.networks.style.autoencoder import Autoencoder as Style
 from pipeline.networks.style.shape import Shape as StyleShape
+from pipeline.networks.translation.autoencoder import Autoencoder as Translation
+from pipeline.networks.translation.shape import Shape as TranslationShape
 
 
 def _kind(shape: Any) -> str:
@@ -15,10 +17,12 @@ def _kind(shape: Any) -> str:
 
 
 Shape = Annotated[
-    Annotated[StyleShape, Tag("style")] | Annotated[ResidualShape, Tag("residual")],
+    Annotated[StyleShape, Tag("style")]
+    | Annotated[ResidualShape, Tag("residual")]
+    | Annotated[TranslationShape, Tag("translation")],
     Discriminator(_kind),
 ]
-FAMILIES = {"style": Style, "residual": Residual}
+FAMILIES = {"style": Style, "residual": Residual, "translation": Translation}
 
 
 def build(shape: Shape) -> Any:

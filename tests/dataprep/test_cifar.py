@@ -16,6 +16,7 @@ from pipeline.data.loaders import split_images
 from tests.conftest import ROOT
 from tests.dataprep.archives import make_cifar
 
+pytestmark = pytest.mark.long
 CLASSES = ["airplane", "automobile", "bird"]
 
 

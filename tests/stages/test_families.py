@@ -11,6 +11,7 @@ from pipeline.networks.family import ModelError
 from stages.config import Config
 from tests.stages.tiny import StopAt, final_weights, journal, run, tiny
 
+pytestmark = pytest.mark.long
 RESIDUAL = {"kind": "residual", "resolution": 8, "channels": [4, 8], "latent": 4}
 
 

@@ -13,6 +13,7 @@ from pipeline.metrics.features import FeaturesError
 from pipeline.metrics.perceptual import LPIPS
 from tests.pipeline.networks.fills import r
 
+pytestmark = pytest.mark.long
 FOLDER = Path(__file__).parents[1] / "networks"
 GOLDEN = json.loads((FOLDER / "image_fixtures.json").read_text())["lpips_vgg"]
 

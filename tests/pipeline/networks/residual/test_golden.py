@@ -19,6 +19,7 @@ from tests.pipeline.networks.residual.golden import (
     running_statistics,
 )
 
+pytestmark = pytest.mark.long
 LABELS = torch.tensor(FIXTURES["conditional"]["labels"])
 # The published squared error is of images in [0, 1]: a quarter of that in [-1, 1] (spec A.4).
 SOFT = SoftIntroVAE(

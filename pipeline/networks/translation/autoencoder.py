@@ -1,0 +1,75 @@
+"""Translation encoders and decoder together: what is trained, averaged, saved and sampled."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.metrics.features import FeaturesError
+from pipeline.networks.family import Images
+from pipeline.networks.translation.layers import Decoder, Encoders
+from pipeline.networks.translation.perceptual import PerceptualError
+from pipeline.networks.translation.shape import Shape
+from pipeline.networks.translation.step import Step
+from pipeline.networks.translation.trained import Model
+
+
+class Autoencoder(nn.Module):
+    """The encoders, which train as one, and the decoder."""
+
+    DERIVED = ()
+
+    def __init__(self, shape: Shape):
+        super().__init__()
+        self.shape = shape
+        self.encoder = Encoders(shape)
+        self.decoder = Decoder(shape)
+        self.errors: list[PerceptualError] = []  # in a list, so that it is no part of the networks
+
+    @property
+    def device(self) -> torch.device:
+        return self.decoder.linears[0].weight.device
+
+    def parameters_at(self, resolution: int) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """All of both networks."""
+        return list(self.encoder.parameters()), list(self.decoder.parameters())
+
+    def training_at(self, resolution: int, alpha: float, precision: str) -> Step:
+        """As they are trained; FeaturesError where VGG16 is needed and not there."""
+        return Step(self, precision, self.perceptual_error())
+
+    def perceptual_error(self) -> PerceptualError | None:
+        """That of `shape.error`, read once; none is the squared error."""
+        if self.shape.error == "squared":
+            return None
+        if not self.errors:
+            if not self.shape.vgg16:
+                raise FeaturesError(
+                    "the perceptual error needs shape.vgg16, a safetensors file of VGG16; "
+                    "shape.error=squared needs none"
+                )
+            weight = self.decoder.linears[0].weight
+            self.errors.append(PerceptualError(Path(self.shape.vgg16)).to(weight))
+        return self.errors[0]
+
+    def stepped(self, images: int, batch: int) -> None:
+        """Nothing follows a step."""
+
+    def derived(self, images: Images) -> dict[str, Tensor]:
+        """Nothing."""
+        return {}
+
+    def at(
+        self, resolution: int, alpha: float, derived: dict[str, Tensor], precision: str = "fp32"
+    ) -> Step:
+        """As they are measured and shown."""
+        return Step(self, precision)
+
+    def trained(self, derived: dict[str, Tensor], about: dict[str, Any], precision: str) -> Model:
+        return Model(self, about, precision)
+
+    def prior(self, count: int) -> Tensor:
+        """Draws of z, (count, latent)."""
+        weight = self.decoder.linears[0].weight
+        return torch.randn(count, self.shape.latent, device=weight.device, dtype=weight.dtype)

@@ -1,0 +1,89 @@
+"""A trained translation model to use: the class of one image with the content of another."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pipeline.networks.family import ModelError
+from pipeline.networks.translation.step import Step
+
+if TYPE_CHECKING:
+    from pipeline.networks.translation.autoencoder import Autoencoder
+
+
+class Model:
+    """Encoders and decoder, frozen; made by `pipeline.load`.
+
+    Images are (B, 3, R, R) in [-1, 1]; z, mu and logvar (B, latent), the class code before the
+    content code.
+    """
+
+    def __init__(self, networks: Autoencoder, about: dict[str, Any], precision: str):
+        self.networks, self.about = networks, about
+        self.precision, self.device = precision, networks.device
+        self.resolution, self.alpha = networks.shape.resolution, 1.0
+        self.measured = Step(networks, precision)
+
+    def at(self, resolution: int, alpha: float | None = None) -> Model:
+        """The model itself: it has one resolution, and no fade-in. ModelError."""
+        if resolution != self.resolution or alpha not in (None, 1):
+            raise ModelError(
+                f"the networks have one resolution, {self.resolution}, and alpha 1, "
+                f"not {resolution} and {alpha}"
+            )
+        return self
+
+    @property
+    def resolutions(self) -> list[int]:
+        return self.networks.shape.resolutions
+
+    @property
+    def latent(self) -> int:
+        """Length of z: of both codes together."""
+        return self.networks.shape.latent
+
+    @property
+    def parts(self) -> dict[str, slice]:
+        """Where the class code and the content code lie in z."""
+        return self.networks.shape.parts
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """mu and logvar of q(z|x)."""
+        side = self.resolution
+        if x.dim() != 4 or x.shape[1:] != (3, side, side):
+            raise ModelError(f"images are of shape (B, 3, {side}, {side}), not {tuple(x.shape)}")
+        return self.measured.encode(self._here(x))
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Images of z."""
+        if z.dim() != 2 or z.shape[1] != self.latent:
+            raise ModelError(f"latents are of shape (N, {self.latent}), not {tuple(z.shape)}")
+        return self.measured.decode(self._here(z))
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """The images of x's mu."""
+        return self.decode(self.encode(x)[0])
+
+    def translate(self, class_images: Tensor, content_images: Tensor) -> Tensor:
+        """Images with the classes of the first and the contents of the second, pair by pair."""
+        of_class, of_content = self.parts["class"], self.parts["content"]
+        codes = self.encode(class_images)[0][:, of_class]
+        return self.decode(torch.cat([codes, self.encode(content_images)[0][:, of_content]], dim=1))
+
+    def prior(self, count: int, seed: int | None = None) -> Tensor:
+        """Draws of z; those of a seed are the same on every device, and begin alike."""
+        generator = torch.default_generator
+        if seed is not None:
+            generator = torch.Generator().manual_seed(seed)
+        draws = [torch.randn(self.latent, generator=generator) for _ in range(count)]
+        return self._here(torch.stack(draws))
+
+    def sample(self, count: int, seed: int | None = None) -> Tensor:
+        """Images of draws of the prior."""
+        return self.decode(self.prior(count, seed))
+
+    def _here(self, x: Tensor) -> Tensor:
+        return x.to(self.networks.decoder.linears[0].weight)
