@@ -48,6 +48,43 @@ def test_a_residual_training_cut_in_two_ends_in_the_same_bits(bootstrap, tmp_pat
     assert journal(folder, "fd_random_40") == journal(whole, "fd_random_40")
 
 
+TRANSLATION = {
+    "kind": "translation",
+    "resolution": 8,
+    "class_latent": 4,
+    "content_latent": 4,
+    "encoder_channels": [4, 8],
+    "hidden": 8,
+    "decoder_channels": 8,
+    "error": "squared",
+}
+
+
+def test_a_translation_training_is_the_same_for_two_processes_and_cut_in_two(dataset, tmp_path):
+    content = small(dataset, TRANSLATION)
+    content["stages"][0] |= {"micro_batch": 4, "images": 64}
+    assert run(content, tmp_path / "whole") == [0]
+    assert run(content, tmp_path / "cut", before=StopAt(24)) == [signal.SIGUSR2]
+    assert run(content, tmp_path / "cut") == [0]
+    assert final_weights(tmp_path / "cut", 64) == final_weights(tmp_path / "whole", 64)
+    assert run(content, tmp_path / "two", processes=2) == [0, 0]
+    for name in ("loss_E", "kl_class", "kl_content"):
+        one, two = (dict(journal(tmp_path / folder, name)) for folder in ("whole", "two"))
+        assert two == pytest.approx(one, rel=1e-4)
+    model = pipeline.load(tmp_path / "whole")
+    x = torch.rand(2, 3, 8, 8) * 2 - 1
+    torch.testing.assert_close(model.translate(x, x), model.reconstruct(x))
+    swapped = model.translate(x, x.flip(0))
+    z = model.encode(x)[0]
+    mixed = torch.cat([z[:, model.parts["class"]], z.flip(0)[:, model.parts["content"]]], 1)
+    torch.testing.assert_close(swapped, model.decode(mixed))
+
+
+def test_the_perceptual_error_says_what_it_needs(dataset, tmp_path):
+    with pytest.raises(RuntimeError, match=r"needs shape\.vgg16, a safetensors file of VGG16"):
+        run(small(dataset, TRANSLATION | {"error": "perceptual"}), tmp_path / "run")
+
+
 def test_its_checkpoint_is_a_model(bootstrap):
     _, folder = bootstrap
     model = pipeline.load(folder)

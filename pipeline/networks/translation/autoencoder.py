@@ -31,6 +31,13 @@ class Autoencoder(nn.Module):
     def device(self) -> torch.device:
         return self.decoder.linears[0].weight.device
 
+    def initialize(self, seed: int) -> None:
+        """Draws the weights as PyTorch does."""
+        torch.manual_seed(seed)
+        for module in (*self.encoder.modules(), *self.decoder.modules()):
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                module.reset_parameters()
+
     def parameters_at(self, resolution: int) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """All of both networks."""
         return list(self.encoder.parameters()), list(self.decoder.parameters())
