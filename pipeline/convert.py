@@ -7,7 +7,8 @@
 The published files are pickles. They are read by torch's unpickler for weights, which makes nothing
 but tensors and plain containers, and where the training's loss tracker is in them, empty stand-ins
 for it. What a file wants besides is refused by its name. Both networks and their moving averages
-are converted, exactly; optimiser state, schedule and tracker are left out. A file that was saved
+are converted, exactly; optimiser state, schedule and tracker are left out. (Residual networks have
+no averages, and running statistics in the place of ours.) A file that was saved
 before its last resolution becomes a checkpoint of the one that it was trained to.
 """
 
@@ -24,6 +25,7 @@ import torch
 from pipeline import model
 from pipeline.config import plain
 from pipeline.networks.family import ModelError
+from pipeline.networks.residual import published as residual
 from pipeline.networks.style import published
 from pipeline.networks.style.published import EMA, LayoutError
 from pipeline.records import checkpoints
@@ -48,7 +50,8 @@ class StandIn:
 
 
 def read_published(path: Path) -> dict:
-    """A published file's `models`: state dicts by the names of modules. ConvertError."""
+    """A published file's content: `models`, state dicts by the names of modules, or `model`, one of
+    residual networks. ConvertError."""
     try:
         stand_ins: list = [(StandIn, name) for name in TRACKED]
         with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
@@ -73,19 +76,22 @@ def read_published(path: Path) -> dict:
     except (OSError, EOFError, ValueError, KeyError, AttributeError) as error:
         reason = getattr(error, "strerror", None) or f"not a file that torch.save wrote ({error})"
         raise ConvertError(f"{path}: {reason}") from None
-    models = content.get("models") if isinstance(content, dict) else None
-    if not isinstance(models, dict):
+    models = content if isinstance(content, dict) else {}
+    if not any(isinstance(models.get(key), dict) for key in ("models", "model")):
         found = type(content).__name__
         if isinstance(content, dict):
             found = f"the keys {', '.join(map(str, list(content)[:8]))}"
         raise ConvertError(f"{path} holds {found}, and no `models`: it is no published checkpoint")
-    return models
+    return content
 
 
 def to_ours(path: Path, resolution: int | None = None) -> Checkpoint:
     """A published file as a checkpoint of ours, trained up to `resolution`, which is seen in the
     file where it is not given. ConvertError."""
-    models = read_published(path)
+    content = read_published(path)
+    if "models" not in content:
+        return residual_to_ours(path, content["model"])
+    models = content["models"]
     try:
         sets = [published.gather(models, ending) for ending in ("", EMA)]
         found = sets[1] or sets[0]
@@ -121,10 +127,48 @@ def to_ours(path: Path, resolution: int | None = None) -> Checkpoint:
     return Checkpoint(weights, ema, {}, about)
 
 
+def residual_to_ours(path: Path, tensors: dict) -> Checkpoint:
+    """A published residual model as a checkpoint of ours. ConvertError."""
+    try:
+        shape = residual.shape_of(tensors)
+        weights, derived, counts = residual.from_published(tensors, shape)
+    except residual.LayoutError as error:
+        raise ConvertError(f"{path} is no published checkpoint: {error}") from None
+    about = {
+        "images": None,
+        "config": {"shape": plain(shape)},
+        "resolution": shape.resolution,
+        "alpha": 1.0,
+        "converted": {
+            "kind": "residual soft-introvae",
+            "file": path.name,
+            "sha256": sha256(path),
+            "averages": "none were published: these are the weights",
+            "statistics": "running, as published",
+            "batches_tracked": counts,
+        },
+    }
+    return Checkpoint(weights, weights | derived, {}, about)
+
+
+def residual_to_reference(checkpoint: Checkpoint) -> dict:
+    """A residual checkpoint as the content of a published file: of the averages."""
+    about = checkpoint.about
+    counts = about.get("converted", {}).get("batches_tracked")
+    counts = counts or dict.fromkeys(("encoder", "decoder"), residual.BATCHES)
+    weights = {name: checkpoint.ema[name] for name in checkpoint.weights}
+    derived = {name: t for name, t in checkpoint.ema.items() if name not in weights}
+    return {"epoch": None, "model": residual.to_published(weights, derived, counts)}
+
+
 def to_reference(folder: Path) -> dict:
-    """A checkpoint of ours as the content of a published file; CheckpointError."""
+    """A checkpoint of ours as the content of a published file; CheckpointError, ConvertError."""
     checkpoint = checkpoints.load(folder)
     shape = model.shape_of(folder, checkpoint.about)
+    if shape.kind == "residual":
+        return residual_to_reference(checkpoint)
+    if shape.kind != "style":
+        raise ConvertError(f"{folder} holds {shape.kind} networks: there is no published layout")
     kind = checkpoint.about.get("converted", {}).get("kind", "soft-introvae")
     models = {}
     for tensors, ending in ((checkpoint.weights, ""), (checkpoint.ema, EMA)):
@@ -182,7 +226,8 @@ def convert(given: argparse.Namespace) -> str:
         content = to_reference(folder)
         with whole(given.out) as beside:
             torch.save(content, beside)
-        return f"{given.out}: {', '.join(content['models'])} of {folder}"
+        written = ", ".join(content.get("models", ["model"]))
+        return f"{given.out}: {written} of {folder}"
     if given.source.is_dir():
         raise ConvertError(f"{given.source} is a folder: --to-reference or --onnx?")
     checkpoint = to_ours(given.source, given.resolution)
