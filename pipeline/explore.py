@@ -23,7 +23,7 @@ from pipeline import model as models
 from pipeline.data.loaders import to_float, to_uint8
 from pipeline.networks.family import ModelError
 from pipeline.networks.style.decoder import style_layers
-from pipeline.networks.style.trained import Model
+from pipeline.networks.style.trained import Model, styled
 from pipeline.pictures.grids import enlarged
 from pipeline.pictures.inputs import read_image
 from pipeline.records.checkpoints import CheckpointError
@@ -197,7 +197,9 @@ def main(arguments: list[str] | None = None) -> None:
     p.add_argument("--port", type=int, default=8080, help="(%(default)s)")
     given = p.parse_args(arguments)
     try:
-        model = models.load(given.checkpoint, resolution=given.resolution, device=given.device)
+        model = styled(
+            models.load(given.checkpoint, resolution=given.resolution, device=given.device)
+        )
         axes = directions(model, DIRECTIONS)
     except (CheckpointError, ModelError, OSError) as error:
         sys.exit(f"{p.prog}: {error}")

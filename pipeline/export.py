@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pipeline import model
 from pipeline.networks.family import ModelError
-from pipeline.networks.style.trained import Model
+from pipeline.networks.style.trained import Model, styled
 from pipeline.records.files import whole
 
 TOLERANCE = 1e-4  # of the largest size of an output
@@ -54,7 +54,7 @@ def onnx(checkpoint: Path, out: Path, resolution: int | None) -> str:
     for package in ("onnx", "onnxscript", "onnxruntime"):
         if find_spec(package) is None:
             raise ModelError(f"ONNX needs {package}, which is not installed: pip install '.[onnx]'")
-    loaded = model.load(checkpoint, resolution=resolution, device="cpu")
+    loaded = styled(model.load(checkpoint, resolution=resolution, device="cpu"))
     if loaded.is_alae:
         raise ModelError("ALAE's encoder gives no posterior: it cannot be exported as one")
     generator = torch.Generator().manual_seed(0)

@@ -5,6 +5,7 @@
     python -m pipeline.sample interpolate --checkpoint runs/ffhq256 a.png b.png --out between.mp4
     python -m pipeline.sample mix         --checkpoint runs/ffhq256 --levels 4-8 --out mixed.png
     python -m pipeline.sample grid        --checkpoint runs/ffhq256 --out resolutions.png
+    python -m pipeline.sample translate   --checkpoint runs/cars3d classes/ contents/ --out cars.png
 
 Faces come from images (files or folders), from --latents, or from draws with --seed. --out is a
 grid (.png), a folder of PNGs, an array (.npy: N, 3, R, R; float32, not clipped), or for
@@ -13,9 +14,10 @@ grid (.png), a folder of PNGs, an array (.npy: N, 3, R, R; float32, not clipped)
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,10 +28,11 @@ from pipeline import model as models
 from pipeline.data.loaders import to_uint8
 from pipeline.networks.family import PRECISIONS, ModelError
 from pipeline.networks.style.decoder import style_layers
-from pipeline.networks.style.trained import NOISE, Model
+from pipeline.networks.style.trained import NOISE, Model, styled
 from pipeline.pictures import outputs
 from pipeline.pictures.grids import bordered, reconstructions
 from pipeline.pictures.inputs import (
+    BATCH,
     SourceError,
     find_w,
     find_z,
@@ -64,19 +67,26 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(f"python -m pipeline.sample: {error}")
 
 
-def generate(model: Model, given: argparse.Namespace) -> None:
+def generate(model: Any, given: argparse.Namespace) -> None:
     z = find_z(model, [], given.latents, given.count, given.seed)
-    outputs.write(given.out, decoded(model, model.styles(z), given), len(z), given.columns)
+    labels = labels_of(model, given, len(z))
+    made = images_of(model.from_prior, z, labels, styling(model, given))
+    outputs.write(given.out, made, len(z), given.columns)
 
 
-def reconstruct(model: Model, given: argparse.Namespace) -> None:
+def reconstruct(model: Any, given: argparse.Namespace) -> None:
     """Images of mu; in a grid, under the images that were given."""
     files = image_files(given.images)
-    w = find_w(model, given.images, None, 0, 0)
+
+    def made_of(part: list[Path], **said) -> Tensor:
+        return model.reconstruct(read_images(part, model.resolution), **said)
+
+    labels = labels_of(model, given, len(files))
+    made = images_of(made_of, files, labels, styling(model, given))
     if given.out.suffix != ".png":
-        outputs.write(given.out, decoded(model, w, given), len(w), given.columns)
+        outputs.write(given.out, made, len(files), given.columns)
         return
-    made = torch.cat(list(decoded(model, w, given)))
+    made = torch.cat(list(made))
     x = read_images(files, model.resolution)
     columns = min(given.columns, len(x))
     filled = -len(x) % columns  # the last row is filled up with white
@@ -84,20 +94,28 @@ def reconstruct(model: Model, given: argparse.Namespace) -> None:
     save(given.out, reconstructions(to_uint8(x), to_uint8(made), columns))
 
 
-def interpolate(model: Model, given: argparse.Namespace) -> None:
+def interpolate(model: Any, given: argparse.Namespace) -> None:
     """From face to face: on a line, along a path, or in the square between four (figure 4).
 
     In z and in w the way is straight; the decoder sees the direction of z alone (spec A.7).
     """
-    find = find_z if given.space == "z" else find_w
-    ends = find(model, given.images, given.latents, given.count, given.seed)
+    labels = labels_of(model, given, 1)
+    if given.space == "z":
+        ends = find_z(model, given.images, given.latents, given.count, given.seed, labels)
+    else:
+        ends = find_w(styled(model), given.images, given.latents, given.count, given.seed)
     if len(ends) < 2:
         raise SourceError("there is nothing between fewer than two faces")
     square = len(ends) == 4 and not given.path and given.out.suffix not in MOVIES
     points = (between_four if square else along)(ends, given.steps)
-    w = model.styles(points) if given.space == "z" else points
     columns = given.steps if square or len(ends) == 2 else given.columns
-    outputs.write(given.out, decoded(model, w, given), len(w), columns, given.frame_rate)
+    if given.space == "w":
+        made = decoded(model, points, given)
+    else:
+        decode = model.decode if given.images else model.from_prior
+        labels = None if labels is None else labels.expand(len(points))
+        made = images_of(decode, points, labels, styling(model, given))
+    outputs.write(given.out, made, len(points), columns, given.frame_rate)
 
 
 def along(ends: Tensor, steps: int) -> Tensor:
@@ -115,6 +133,7 @@ def between_four(corners: Tensor, steps: int) -> Tensor:
 
 def mix(model: Model, given: argparse.Namespace) -> None:
     """A table: the face of the row with the styles of the column's at the chosen resolutions."""
+    model = styled(model)
     w = find_w(model, given.images, given.latents, given.count, given.seed)
     rows = given.rows or len(w) // 2
     if not 0 < rows < len(w):
@@ -146,6 +165,7 @@ def cross(rows: Tensor, columns: Tensor, chosen: Tensor) -> Tensor:
 
 def resolutions(model: Model, given: argparse.Namespace) -> None:
     """Each face at all resolutions side by side, enlarged to the largest, each pixel a square."""
+    model = styled(model)
     w = model.styles(find_z(model, [], given.latents, given.count, given.seed))
     sides = [r for r in model.resolutions if r <= model.resolution]
 
@@ -157,6 +177,61 @@ def resolutions(model: Model, given: argparse.Namespace) -> None:
                 yield F.interpolate(image, size=model.resolution, mode="nearest")
 
     outputs.write(given.out, rows(), len(w) * len(sides), len(sides))
+
+
+def translate(model: Any, given: argparse.Namespace) -> None:
+    """A table: the class of the row's image with the content of the column's."""
+    if not hasattr(model, "translate"):
+        raise ModelError("these networks have one code for class and content: nothing to exchange")
+    rows, columns = (
+        read_images(image_files([path]), model.resolution)
+        for path in (given.classes, given.contents)
+    )
+    pairs = in_batches(
+        lambda part: model.translate(
+            rows[part.div(len(columns), rounding_mode="floor")], columns[part % len(columns)]
+        ),
+        torch.arange(len(rows) * len(columns)),
+    )
+    if given.out.suffix != ".png":
+        outputs.write(given.out, pairs, len(rows) * len(columns), len(columns))
+        return
+    table = to_uint8(torch.cat(list(pairs))).cpu()
+    save(given.out, bordered(table, left=to_uint8(rows), top=to_uint8(columns)))
+
+
+def images_of(
+    make: Callable, x: Tensor | list[Path], labels: Tensor | None, styling: dict
+) -> Iterator[Tensor]:
+    """`make` of x, some at a time, with their labels."""
+    for first in range(0, len(x), BATCH):
+        place = slice(first, first + BATCH)
+        said = {} if labels is None else {"labels": labels[place]}
+        yield make(x[place], **said, **styling)
+
+
+def labels_of(model: Any, given: argparse.Namespace, count: int) -> Tensor | None:
+    """--label, or all classes in turn; none for networks without classes. ModelError."""
+    classes = getattr(model, "classes", 0)
+    if given.label is not None and not 0 <= given.label < classes:
+        known = f"classes 0 to {classes - 1}" if classes else "no classes"
+        raise ModelError(f"--label {given.label}: these networks have {known}")
+    if not classes:
+        return None
+    return (
+        torch.full((count,), given.label)
+        if given.label is not None
+        else (torch.arange(count) % classes)
+    )
+
+
+def styling(model: Any, given: argparse.Namespace) -> dict:
+    """What is to be said to networks with styles. ModelError where there are none."""
+    if isinstance(model, Model):
+        return {"noise": given.noise, "psi": given.psi}
+    if given.noise != "random" or given.psi != 1:
+        raise ModelError("--noise and --psi are for networks with styles, and these have none")
+    return {}
 
 
 def decoded(model: Model, w: Tensor, given: argparse.Namespace) -> Iterator[Tensor]:
@@ -214,6 +289,7 @@ def parser() -> argparse.ArgumentParser:
             default="random",
             help="fresh, one map for all, or the published deterministic term (%(default)s)",
         )
+        p.add_argument("--label", type=int, help="class of what is made, where networks have some")
         p.add_argument("--resolution", type=int, help="one that was trained (largest)")
         p.add_argument("--alpha", type=float, help="how far the resolution has faded in")
         p.add_argument(
@@ -226,6 +302,9 @@ def parser() -> argparse.ArgumentParser:
 
     add("generate", generate, "samples of the prior", count=64)
     add("reconstruct", reconstruct, "images through encoder and decoder", images="+")
+    p = add("translate", translate, "the class of one image, the content of another")
+    p.add_argument("classes", type=Path, help="an image or a folder: the rows")
+    p.add_argument("contents", type=Path, help="an image or a folder: the columns")
     p = add("interpolate", interpolate, "from face to face", count=2, images="*")
     p.add_argument("--space", choices=("z", "w"), default="z", help="(%(default)s)")
     p.add_argument("--steps", type=several, default=9, help="from one to the next (%(default)s)")

@@ -91,13 +91,23 @@ def read_latents(path: Path, model: Model) -> Tensor:
     return torch.from_numpy(array)
 
 
-def find_z(model: Model, images: list[Path], latents: Path | None, count: int, seed: int) -> Tensor:
-    """z (N, latent): mu of the images, else the latents of the file, else `count` draws."""
+def find_z(
+    model: Any,
+    images: list[Path],
+    latents: Path | None,
+    count: int,
+    seed: int,
+    label: Tensor | None = None,
+) -> Tensor:
+    """z (N, latent): mu of the images, all of the class `label` (1,), else the latents of the file,
+    else `count` draws."""
+
+    def encoded(files: list[Path]) -> Tensor:
+        said = {} if label is None else {"labels": label.expand(len(files))}
+        return model.encode(read_images(files, model.resolution), **said)[0]
+
     if images:
-        files = image_files(images)
-        return torch.cat(
-            list(in_batches(lambda p: model.encode(read_images(p, model.resolution))[0], files))
-        )
+        return torch.cat(list(in_batches(encoded, image_files(images))))
     return read_latents(latents, model) if latents else model.prior(count, seed)
 
 

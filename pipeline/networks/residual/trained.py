@@ -87,8 +87,12 @@ class Model:
 
     def sample(self, count: int, seed: int | None = None, labels: Tensor | None = None) -> Tensor:
         """Images of draws of the prior; of all classes in turn where no labels are given."""
-        on = self._on(labels, count, required=False)
-        return on.of_draws(self.prior(count, seed), on.labels)
+        return self.from_prior(self.prior(count, seed), labels)
+
+    def from_prior(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Images of draws of the prior."""
+        on = self._on(labels, len(z), required=False)
+        return on.of_draws(self._codes(z), on.labels)
 
     def _on(self, labels: Tensor | None, count: int, required: bool):
         if labels is None and (not self.classes or not required):

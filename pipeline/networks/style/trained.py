@@ -107,6 +107,10 @@ class Model:
         """Images of z."""
         return self.synthesize(self.styles(z), noise, psi)
 
+    def from_prior(self, z: Tensor, noise: str = "random", psi: float = 1.0) -> Tensor:
+        """Images of draws of the prior: z as any other."""
+        return self.decode(z, noise, psi)
+
     def reconstruct(self, x: Tensor, noise: str = "random", psi: float = 1.0) -> Tensor:
         """The images of x's mu."""
         return self.synthesize(self.invert(x), noise, psi)
@@ -143,3 +147,11 @@ class Model:
 
     def _autocast(self):
         return autocast(self.device, "bf16" if self.precision == "bf16" else "fp32")
+
+
+def styled(model: Any) -> Model:
+    """The model, if it is of this family. ModelError."""
+    if not isinstance(model, Model):
+        kind = model.networks.shape.kind
+        raise ModelError(f"this is for networks with styles, and these are {kind} networks")
+    return model

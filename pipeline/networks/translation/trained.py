@@ -81,6 +81,10 @@ class Model:
         draws = [torch.randn(self.latent, generator=generator) for _ in range(count)]
         return self._here(torch.stack(draws))
 
+    def from_prior(self, z: Tensor) -> Tensor:
+        """Images of draws of the prior: z as any other."""
+        return self.decode(z)
+
     def sample(self, count: int, seed: int | None = None) -> Tensor:
         """Images of draws of the prior."""
         return self.decode(self.prior(count, seed))
