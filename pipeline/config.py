@@ -101,7 +101,7 @@ def _without_tags(kind: type, place: tuple) -> list:
     return [p for p, k in zip(parents, kinds) if p != _tag(k)] + [last]
 
 
-def _tag(kind: type) -> str | None:
+def _tag(kind: Any) -> str | None:
     """The name by which pydantic tells a part of a union."""
     return getattr(kind, "method", getattr(kind, "kind", None))
 
