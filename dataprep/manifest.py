@@ -44,19 +44,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dataprep import store
+from dataprep.errors import DatasetError
+
 NAME = "manifest.json"
 FORMAT = 1
 SPLITS = ("train", "test")
 
 
-class DatasetError(Exception):
-    """A source or a dataset that cannot be used; the message names it and the way out."""
-
-
 class Shard(NamedTuple):
-    """One tar: its path, how many samples it holds, and what its bytes are."""
+    """One tar: its path or address, how many samples it holds, and what its bytes are."""
 
-    path: Path
+    path: Path | str
     samples: int
     bytes: int
     sha256: str
@@ -84,20 +83,30 @@ def write(folder: Path, content: dict[str, Any]) -> None:
     beside.rename(folder / NAME)
 
 
+def at(folder: Path | str, path: str) -> Path | str:
+    """The path or address of the file `path` of the dataset in `folder` or at an address."""
+    return folder / path if isinstance(folder, Path) else store.join(folder, path)
+
+
 @dataclass(frozen=True)
 class Manifest:
     """A prepared dataset. Make it with `Manifest.load(folder)`."""
 
-    folder: Path
+    folder: Path | str
     content: dict[str, Any]
 
     @classmethod
     def load(cls, folder: str | Path) -> "Manifest":
-        """Read `folder`/manifest.json; DatasetError where it is missing, damaged or altered."""
-        folder = Path(folder)
-        path = folder / NAME
+        """Read `folder`/manifest.json; DatasetError where it is missing, damaged or altered.
+
+        `folder` may be an address, too: see `dataprep.store`.
+        """
+        if not store.is_remote(str(folder)):
+            folder = Path(folder)
+        path = at(folder, NAME)
         try:
-            content = json.loads(path.read_text(encoding="ascii"))
+            data = path.read_bytes() if isinstance(path, Path) else store.read(path)
+            content = json.loads(data.decode("ascii"))
         except FileNotFoundError:
             raise DatasetError(
                 f"{path} does not exist: the dataset is not there or its preparation did not end; "
@@ -122,6 +131,11 @@ class Manifest:
         return self.content["digest"]
 
     @property
+    def place(self) -> str:
+        """Where it lies: an absolute path, or an address."""
+        return str(self.folder.resolve() if isinstance(self.folder, Path) else self.folder)
+
+    @property
     def resolutions(self) -> tuple[int, ...]:
         """Sides of the images, ascending."""
         return tuple(self.content["resolutions"])
@@ -141,13 +155,13 @@ class Manifest:
         """The WebDataset tars of one resolution and split, in the order of their samples."""
         files = self._select("webdataset", resolution, split)
         return [
-            Shard(self.folder / file["path"], file["samples"], file["bytes"], file["sha256"])
+            Shard(at(self.folder, file["path"]), file["samples"], file["bytes"], file["sha256"])
             for file in files
         ]
 
     def beton(self, resolution: int, split: str) -> Path:
-        """The FFCV file of one resolution and split."""
-        return self.folder / self._select("ffcv", resolution, split)[0]["path"]
+        """The FFCV file of one resolution and split, in a folder."""
+        return Path(self.folder, self._select("ffcv", resolution, split)[0]["path"])
 
     def _select(self, format: str, resolution: int, split: str) -> list[dict[str, Any]]:
         self.count(split)
@@ -173,10 +187,13 @@ class Manifest:
     def check(self, resolution: int | None = None) -> None:
         """The cheap check before training: every file (of one resolution) is there, in full size.
 
-        Reads no content. DatasetError names the first file that is not as it should be.
+        Reads no content. DatasetError names the first file that is not as it should be. Files at
+        an address are checked when they are read, by their sha256.
         """
         if resolution is not None:
             self._has(resolution)
+        if not isinstance(self.folder, Path):
+            return
         for file in self.content["files"]:
             if resolution is None or file["resolution"] in (resolution, None):
                 self._check(file)

@@ -110,5 +110,5 @@ def labels(made: Manifest) -> Counter:
 
 
 def left_out(made: Manifest) -> Counter:
-    with (made.folder / rejects.NAME).open(encoding="ascii") as file:
+    with Path(made.folder, rejects.NAME).open(encoding="ascii") as file:
         return Counter(json.loads(line)["kind"] for line in file)

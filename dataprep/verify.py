@@ -56,7 +56,7 @@ def strays(made: Manifest) -> Iterator[str]:
     """Files where the dataset's own lie that the manifest does not list."""
     listed = {file["path"] for file in made.content["files"]}
     for name in PUBLISHED:
-        for folder, _, files in os.walk(made.folder / name):
+        for folder, _, files in os.walk(Path(made.folder, name)):
             for file in files:
                 path = (Path(folder) / file).relative_to(made.folder).as_posix()
                 if path not in listed:

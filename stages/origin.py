@@ -43,7 +43,7 @@ def tags(manifest: Manifest) -> dict[str, str]:
     job = os.environ.get("SLURM_JOB_ID")
     found = {
         "dataset.digest": manifest.digest,
-        "dataset": str(manifest.folder.resolve()),
+        "dataset": manifest.place,
         "host": socket.gethostname(),
         "processes": str(processes.world_size()),
         "mlflow.source.name": program(),

@@ -23,8 +23,9 @@ from stages.config import Change, Config, Origin
 
 # What may differ when a training is resumed: none of it changes what is computed.
 FREE = (
-    "name", "data.path", "data.loader", "data.workers", "tracking.", "evaluation.", "every.",
-    "history", "origin", "faults.",
+    "name", "data.path", "data.loader", "data.workers", "data.cache", "data.timeout",
+    "data.retry_seconds", "data.allow_pipe", "tracking.", "evaluation.", "every.", "history",
+    "origin", "faults.",
 )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 import itertools
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -43,7 +44,7 @@ def from_tars(manifest: Manifest, side: int, split: str, first: int, count: int)
         if count <= 0:
             return
         if first < shard.samples:
-            for member in itertools.islice(tars.read(shard.path), first, first + count):
+            for member in itertools.islice(tars.read(Path(shard.path)), first, first + count):
                 yield Image(member.key, member.label, decode(member.image))
                 count -= 1
         first = max(0, first - shard.samples)
@@ -75,5 +76,5 @@ def rows(file, start: int, dtype: np.dtype, first: int, count: int) -> np.ndarra
 
 def index(manifest: Manifest, split: str, first: int, count: int) -> Iterator[dict]:
     """The lines of a split's index: key, name in the source, label."""
-    with (manifest.folder / f"index/{split}.jsonl").open(encoding="ascii") as file:
+    with Path(manifest.folder, f"index/{split}.jsonl").open(encoding="ascii") as file:
         yield from map(json.loads, itertools.islice(file, first, first + count))

@@ -16,7 +16,7 @@ def is_image(name: str) -> bool:
     return name.rpartition(".")[2].lower() in ENDINGS
 
 
-def decode(data: bytes, side: int, shard: Path, name: object) -> np.ndarray:
+def decode(data: bytes, side: int, shard: Path | str, name: object) -> np.ndarray:
     """uint8 (side, side, 3); DatasetError names the shard and the sample where that fails."""
     try:
         with Image.open(BytesIO(data)) as image:

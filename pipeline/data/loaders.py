@@ -1,6 +1,7 @@
-"""Images to train on and to measure by, read from a prepared dataset with FFCV or from its tars.
+"""Images to train on and to measure by, read from a prepared dataset: by FFCV, from its
+tars, or from tars at an address.
 
-Both readers give the same for the same indices; which indices, `pipeline.data.order` says.
+All readers give the same for the same indices; which indices, `pipeline.data.order` says.
 """
 
 import os
@@ -16,6 +17,7 @@ from pipeline.data import order
 from pipeline.data.batch import Batch
 from pipeline.data.config import DataConfig
 from pipeline.data.ffcv import FFCVReader
+from pipeline.data.streaming import StreamReader
 from pipeline.data.tars import TarReader
 
 SEGMENT = 1 << 17  # images of one process for which the order is laid out at a time
@@ -24,6 +26,8 @@ SEGMENT = 1 << 17  # images of one process for which the order is laid out at a 
 def reader(config: DataConfig, manifest: Manifest, resolution: int, split: str, size: int):
     """What reads batches of `size` samples of one resolution and split by their indices."""
     workers = min(config.workers, os.cpu_count() or 1)
+    if config.loader == "webdataset" and (config.remote or config.order == "shards"):
+        return StreamReader(config, manifest, resolution, split, size, workers)
     if config.loader == "ffcv":
         manifest.check_beton(resolution, split)
         return FFCVReader(manifest, resolution, split, size, workers)
@@ -52,9 +56,13 @@ def training_images(
     """The micro-batches that begin at the positions `starts`: x (micro_batch, 3, R, R), labels."""
     source = reader(config, manifest, resolution, "train", micro_batch)
     size, offsets = manifest.count("train"), np.arange(micro_batch)
+    shards = None
+    if config.order == "shards":
+        counts = tuple(shard.samples for shard in manifest.tars(resolution, "train"))
+        shards = order.Shards(counts, config.window)
     while segment := list(islice(starts, max(1, SEGMENT // micro_batch))):
         positions = (np.array(segment)[:, None] + offsets).ravel()
-        indices, flips = order.samples(seed, positions, size)
+        indices, flips = order.samples(seed, positions, size, shards)
         flips = torch.from_numpy(flips & config.flip).view(-1, micro_batch, 1, 1, 1)
         for batch, mirrored in zip(source.batches(indices), flips, strict=True):
             x, labels = on_device(batch, device)

@@ -88,7 +88,7 @@ class File:
 class Name:
     """The name of the image at an offset of a tar, looked up when it is to be printed."""
 
-    def __init__(self, path: Path, offset: int):
+    def __init__(self, path: Path | str, offset: int):
         self.path, self.offset = path, offset
 
     def __str__(self) -> str:

@@ -144,8 +144,15 @@ class Evaluation:
         yield from [None] * (len(rounds) - len(mine))
 
     def _reference(self, resolution: int, network, width: int):
-        """Statistics of the training split, not mirrored, measured once per dataset (rank 0)."""
-        folder = Path(self.config.cache or Path(self.data.path) / "statistics")
+        """Statistics of the training split, not mirrored, measured once per dataset (rank 0).
+
+        They are kept in `evaluation.cache`, or beside the dataset; where that lies at an address,
+        in `data.cache` or in ~/.cache/soft-introvae.
+        """
+        beside = self.data.path
+        if self.data.remote:
+            beside = self.data.cache or Path.home() / ".cache/soft-introvae"
+        folder = Path(self.config.cache or Path(beside) / "statistics")
         name = f"{self.extractor.metric}-{self.extractor.digest[:12]}-r{resolution:03}-train"
         path = folder / f"{name}-{self.manifest.digest[:12]}.safetensors"
         known = frechet.cached(path) if processes.is_first() else None

@@ -53,7 +53,7 @@ def dataset(manifest: Manifest, split: str, resolution: int | None = None) -> di
     return {
         "name": f"{manifest.content['source']['name']} {split}{at}",
         "digest": manifest.digest,
-        "source": str(manifest.folder.resolve()),
+        "source": manifest.place,
         "profile": {
             "num_rows": manifest.count(split),
             "split": split,
