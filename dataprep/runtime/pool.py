@@ -50,9 +50,10 @@ def run(
         try:
             with worker_pool(call, size) as pool:
                 while todo or running:
-                    while todo and len(running) < size:
-                        running[pool.submit(work, todo[0])] = todo[0]
-                        todo.popleft()
+                    with interrupted_afterwards():
+                        while todo and len(running) < size:
+                            running[pool.submit(work, todo[0])] = todo[0]
+                            todo.popleft()
                     for future in wait(running, return_when=FIRST_COMPLETED).done:
                         result = future.result()
                         yield running.pop(future), result
@@ -80,6 +81,19 @@ def worker_pool(call: Callable, size: int) -> Iterator[ProcessPoolExecutor]:
         for process in set(multiprocessing.active_children()) - others:
             process.kill()
         pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def interrupted_afterwards() -> Iterator[None]:
+    """Have a Ctrl-C wait for the end: the hooks that run at a fork, as logging's, swallow it."""
+    pressed = []
+    before = signal.signal(signal.SIGINT, lambda *caught: pressed.append(caught))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed and callable(before):
+        before(*pressed[0])
 
 
 def work(task: Any) -> Any:
