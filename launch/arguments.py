@@ -8,10 +8,11 @@ from pathlib import Path
 import yaml
 
 from dataprep.manifest import DatasetError, Manifest
-from pipeline.config import ConfigError, load, plain
+from pipeline.config import ConfigError, parse, plain
+from pipeline.config import read as read_config
 from pipeline.metrics.evaluation import check_images, find_extractor
 from pipeline.metrics.features import FeaturesError
-from stages import plan, schedule
+from stages import passes, plan, schedule
 from stages.config import Config
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -67,7 +68,8 @@ def read(arguments: argparse.Namespace) -> tuple[Config, Path]:
     overrides = list(arguments.overrides)
     if arguments.init:
         overrides.append(f"init={json.dumps(str(Path(arguments.init).resolve()))}")
-    config = load(Config, named if named.exists() else arguments.config, overrides)
+    path = named if named.exists() else arguments.config
+    config = parse(Config, passes.counted(read_config(path, overrides)), str(path))
     folder = arguments.output or Path("runs") / config.name
     return config, folder.resolve()
 

@@ -23,6 +23,11 @@ def load(kind: type, path: str | Path, overrides: Sequence[str] = ()) -> Any:
     A value is read as YAML; parts of a list are named by number (`stages.2.batch=64`).
     ConfigError names the file or override, the key, and the nearest one that exists.
     """
+    return parse(kind, read(path, overrides), str(path))
+
+
+def read(path: str | Path, overrides: list[str] = ()) -> dict:
+    """The content of a YAML file with `key.of.part=value` on top, as plain data. ConfigError."""
     try:
         content = yaml.safe_load(Path(path).read_text())
     except FileNotFoundError:
@@ -33,7 +38,7 @@ def load(kind: type, path: str | Path, overrides: Sequence[str] = ()) -> Any:
         raise ConfigError(f"{path} holds no configuration: it should be a mapping of keys")
     for text in overrides:
         override(content, text)
-    return parse(kind, content, str(path))
+    return content
 
 
 def parse(kind: type, content: dict, origin: str) -> Any:

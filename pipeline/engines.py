@@ -26,8 +26,9 @@ from pipeline.records.checkpoints import CheckpointError
 class EngineConfig:
     """How the networks are stepped; the optimiser's defaults are the published ones."""
 
-    precision: Literal["bf16", "fp16", "fp32"] = "bf16"
-    """What convolutions and linear maps compute in; weights, sums and norms are float32."""
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """What convolutions and linear maps compute in; weights, sums and norms are float32. `auto` is
+    bf16 where the chip has it, else fp16 on a GPU and fp32 on a CPU; it stays for a run's life."""
     zero_stage: Literal[0, 1, 2] = 1
     """What is split over processes: nothing, optimiser state, gradients as well."""
     beta_1: Annotated[float, Field(ge=0, lt=1)] = 0.0

@@ -45,6 +45,24 @@ def start() -> torch.device:
     return device
 
 
+def fitting_precision(device: torch.device) -> str:
+    """bf16 where the chip has instructions for it, else fp16 on a GPU and fp32 on a CPU.
+
+    A CPU computes bf16 without them 3 to 20 times slower than fp32. The choice is rank 0's; all
+    processes must call.
+    """
+    if device.type == "cuda":
+        chosen = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    else:
+        cpu = torch.cpu
+        chosen = (
+            "bf16" if cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported() else "fp32"
+        )
+    agreed = [chosen]
+    dist.broadcast_object_list(agreed)
+    return agreed[0]
+
+
 def free_port() -> int:
     """A TCP port of this host that nothing listens on."""
     with socket.socket() as s:

@@ -39,7 +39,8 @@ class StageConfig:
     resolution: Annotated[int, Field(ge=4)]
     """Side of the images, a power of two; each stage doubles it."""
     images: Annotated[int, Field(gt=0)]
-    """Images seen in this stage, those of the fade-in included."""
+    """Images seen in this stage, those of the fade-in included. A file may say `passes` and
+    `fade_passes` for `images` and `fade`: passes over the training images, as published."""
     batch: Annotated[int, Field(gt=0)]
     """Images of one step, over all processes."""
     micro_batch: Annotated[int, Field(gt=0)]

@@ -10,6 +10,7 @@ import torch
 
 from dataprep.manifest import Manifest
 from pipeline import processes
+from stages.config import Config
 
 VERSION = "version.txt"  # beside a copy of the code
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,6 +37,22 @@ def program() -> str:
     if started.is_relative_to(ROOT) and "launch" in started.parts:
         return str(started.relative_to(ROOT))
     return "stages/trainer.py"
+
+
+def lineage(config: Config) -> dict[str, str]:
+    """Where a training's weights come from: the checkpoint of another run, or a model."""
+    found = {"init": config.init} if config.init else {}
+    if parent := config.origin:
+        found |= {
+            "origin.run": parent.run,
+            "origin.images": str(parent.images),
+            "origin.checkpoint": parent.checkpoint,
+        }
+        if parent.mlflow_run:
+            found["origin.mlflow_run"] = parent.mlflow_run
+    for change in config.history:
+        found[f"changed.{change.images:09}"] = "; ".join(change.changes)
+    return found
 
 
 def tags(manifest: Manifest) -> dict[str, str]:

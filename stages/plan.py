@@ -51,6 +51,13 @@ def of_dataset(config: Config, digest: str) -> Config:
     return replace(config, dataset_digest=digest)
 
 
+def with_precision(config: Config, chosen: str) -> Config:
+    """`config` with `chosen` for an engine.precision of auto."""
+    if config.engine.precision != "auto":
+        return config
+    return replace(config, engine=replace(config.engine, precision=chosen))
+
+
 def read(folder: Path) -> Config | None:
     """The configuration of the training in `folder`; None where there is none. ConfigError."""
     path = folder / "config.yaml"
@@ -74,6 +81,7 @@ def continued(config: Config, folder: Path, digest: str, replan: bool) -> Config
     known = read(folder)
     if known is None:
         return config
+    config = with_precision(config, known.engine.precision)
     if not compare(plain(known), plain(config)):
         return replace(config, history=known.history, origin=known.origin)
     images = position(folder)

@@ -17,7 +17,7 @@ from pipeline.records.checkpoints import Checkpoint
 from pipeline.records.files import whole
 from pipeline.records.journal import Journal
 from pipeline.records.tracking import Tracking
-from stages import origin, page, pictures, plots, schedule
+from stages import origin, page, pictures, plan, plots, schedule
 from stages.config import Config
 from stages.health import Watch
 from stages.run_folder import RunFolder
@@ -34,7 +34,8 @@ class Report:
         self.journal = Journal(folder.path / "metrics.jsonl")
         self.journal.rewind(images)
         self.watch = Watch(self.journal.lines)
-        self.tracking = Tracking(config.tracking, folder.path, config.name, origin.tags(manifest))
+        tags = origin.tags(manifest) | origin.lineage(plan.read(folder.path) or config)
+        self.tracking = Tracking(config.tracking, folder.path, config.name, tags)
         self.tracking.parameters(flat(plain(config)))
         self.tracking.dataset(names.dataset(manifest, "train"))
         plots.schedule(config, folder.pictures / "schedule.png")

@@ -45,6 +45,8 @@ class RunFolder:
     def keep_config(self, config: Config) -> None:
         """Writes config.yaml, or compares it with the one there: ConfigError if they differ."""
         known = plan.read(self.path)
+        if known is not None:
+            known = plan.with_precision(known, config.engine.precision)
         if known is not None and (differences := plan.compare(plain(known), plain(config))):
             raise ConfigError(
                 f"{self.path} holds a training of another configuration: "

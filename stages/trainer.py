@@ -38,7 +38,13 @@ def train(config: Config, folder: Path) -> int:
     """
     device = processes.start()
     config = plan.of_dataset(config, Manifest.load(config.data.path).digest)
+    if config.engine.precision == "auto":
+        known = plan.read(folder)
+        chosen = known.engine.precision if known else "auto"
+        config = plan.with_precision(config, chosen)
+        config = plan.with_precision(config, processes.fitting_precision(device))
     if processes.is_first():
+        print(f"precision {config.engine.precision}", flush=True)
         RunFolder(folder).keep_config(config)
     dist.barrier()
     stopped_by = 0
