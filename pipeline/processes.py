@@ -54,10 +54,8 @@ def fitting_precision(device: torch.device) -> str:
     if device.type == "cuda":
         chosen = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     else:
-        cpu = torch.cpu
-        chosen = (
-            "bf16" if cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported() else "fp32"
-        )
+        has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        chosen = "bf16" if has_bf16 else "fp32"
     agreed = [chosen]
     dist.broadcast_object_list(agreed)
     return agreed[0]

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.config import ConfigError, flat, load, parse, plain
+from dataprep.manifest import Manifest
+from pipeline.config import ConfigError, flat, load, parse, plain, read
+from stages import passes
 from stages.config import Config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -13,8 +15,10 @@ DEMO = CONFIGS / "demo.yaml"
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.stem)
-def test_every_configuration_is_valid_and_headed_by_its_command(path):
-    config = load(Config, path)
+def test_every_configuration_is_valid_and_headed_by_its_command(path, dataset):
+    content = read(path)
+    content["data"]["path"] = str(dataset)  # some count passes over it
+    config = parse(Config, passes.counted(content), str(path))
     assert config.name == path.stem
     head = path.read_text().split("\nname:")[0]
     assert all(word in head for word in ("# Command:", "# Cost:", "# Result:"))
@@ -25,6 +29,22 @@ def test_overrides_reach_every_depth():
     config = load(Config, DEMO, changes)
     assert (config.seed, config.data.path, config.stages[1].lr) == (7, "/d", 0.001)
     assert config.engine.precision == "fp16"
+
+
+def test_passes_are_counted_in_images_of_whole_steps(dataset):
+    size = Manifest.load(dataset).count("train")
+    content = {"data": {"path": str(dataset)}, "vae_passes": 1}
+    content["stages"] = [{"batch": 16, "passes": 2, "fade_passes": 0.5}, {"batch": 7, "images": 70}]
+    found = passes.counted(content)
+    assert found["vae_images"] == size
+    first, second = found["stages"]
+    assert first == {"batch": 16, "images": round(size / 8) * 16, "fade": round(size / 32) * 16}
+    assert second == {"batch": 7, "images": 70}
+    content["stages"][0]["images"] = 32
+    with pytest.raises(ConfigError, match="has both passes and images"):
+        passes.counted(content)
+    with pytest.raises(ConfigError, match=r"need data\.path"):
+        passes.counted({"stages": [{"batch": 16, "passes": 2}]})
 
 
 def test_plain_and_back():
@@ -40,7 +60,7 @@ def test_plain_and_back():
         ("stages.1.btach=2", "unknown key 'stages.1.btach'; did you mean 'batch'"),
         ("zzz=1", "unknown key 'zzz'; there are: name, data, stages"),
         ("objective.gamma=-1", "'objective.gamma' is -1: Input should be greater"),
-        ("engine.precision=bf17", "'engine.precision' is 'bf17': Input should be 'bf16'"),
+        ("engine.precision=bf17", "'engine.precision' is 'bf17': Input should be 'auto'"),
         ("stages.2.batch=17", "stages.2: micro_batch 8 does not divide batch 17"),
         ("stages.2.images=33", "stages.2: batch 16 does not divide images 33"),
         ("stages.0.fade=32", "nothing to fade in from"),

@@ -97,12 +97,16 @@ def test_a_stage_followed_by_another_of_its_resolution_keeps_the_optimiser(datas
 
 
 def test_weights_alone_begin_another_schedule(dataset, parent, tmp_path):
-    content = short(dataset, init=str(parent))
+    content = short(dataset, init=str(parent), engine__precision="auto")
     del content["stages"][0]
     content["stages"][0] |= {"fade": 0, "images": 32}
     content["vae_images"] = 0
     assert run(content, tmp_path / "tuned") == [0]
     assert "beginning with the weights of" in said(tmp_path / "tuned")
+    chosen = plan.read(tmp_path / "tuned").engine.precision
+    assert chosen in ("bf16", "fp32") and f"precision {chosen}" in said(tmp_path / "tuned")
+    again, digest = parse(Config, content, "again"), Manifest.load(dataset).digest
+    assert plan.continued(again, tmp_path / "tuned", digest, False).engine.precision == chosen
     content["shape"]["latent"] = 4
     with pytest.raises(RuntimeError, match=r"does not fit the configuration: \S+ is of shape"):
         run(content, tmp_path / "other")
