@@ -8,8 +8,8 @@ The published files are pickles. They are read by torch's unpickler for weights,
 but tensors and plain containers, and where the training's loss tracker is in them, empty stand-ins
 for it. What a file wants besides is refused by its name. Both networks and their moving averages
 are converted, exactly; optimiser state, schedule and tracker are left out. (Residual networks have
-no averages, and running statistics in the place of ours.) A file that was saved
-before its last resolution becomes a checkpoint of the one that it was trained to.
+no averages, and running statistics in the place of ours.) A file that was saved before its last
+resolution becomes a checkpoint of the one that it was trained to.
 """
 
 import argparse
@@ -129,6 +129,8 @@ def to_ours(path: Path, resolution: int | None = None) -> Checkpoint:
 
 def residual_to_ours(path: Path, tensors: dict) -> Checkpoint:
     """A published residual model as a checkpoint of ours. ConvertError."""
+    # DataParallel puts `module.` before the names.
+    tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     try:
         shape = residual.shape_of(tensors)
         weights, derived, counts = residual.from_published(tensors, shape)

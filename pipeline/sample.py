@@ -50,7 +50,8 @@ USER_ERRORS = (CheckpointError, ModelError, OutputError, SourceError, OSError)
 def main(arguments: list[str] | None = None) -> None:
     given = parser().parse_args(arguments)
     try:
-        read = [*getattr(given, "images", []), getattr(given, "latents", None)]
+        named = (getattr(given, name, None) for name in ("latents", "classes", "contents"))
+        read = [*getattr(given, "images", []), *named]
         outputs.check(given.out, filter(None, read))
         if given.out.suffix in MOVIES and given.command != "interpolate":
             raise OutputError(f"{given.command} makes no movie: --out {outputs.KINDS}")

@@ -95,6 +95,9 @@ def test_translate(checkpoint, pictures, tmp_path):
     expected = model.translate(x[:1].expand(2, -1, -1, -1), x[1:])
     torch.testing.assert_close(made, expected)
     assert run("translate", checkpoint, tmp_path / "t.png", pictures[0], folder).size == (200, 134)
+    for read in (pictures[0], folder / "b.png"):
+        with pytest.raises(SystemExit, match="is read, and would be overwritten"):
+            run("translate", checkpoint, read, pictures[0], folder)
 
 
 def test_what_is_for_styles_is_refused(checkpoint, pictures, tmp_path):

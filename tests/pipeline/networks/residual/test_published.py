@@ -44,6 +44,19 @@ def test_there_and_back_every_tensor_is_the_same(tmp_path, shape):
     assert all(torch.equal(back[name], t) for name, t in published["model"].items())
 
 
+def test_names_as_parallel_training_writes_them(tmp_path):
+    published = content(Shape(resolution=16, channels=[4, 8], latent=4))
+    torch.save(published, tmp_path / "plain.pth")
+    published["model"] = {f"module.{name}": t for name, t in published["model"].items()}
+    torch.save(published, tmp_path / "module.pth")
+    found = []
+    for name in ("plain", "module"):
+        convert.main([str(tmp_path / f"{name}.pth"), str(tmp_path / name)])
+        found.append(checkpoints.load(tmp_path / name).weights)
+    assert found[0].keys() == found[1].keys()
+    assert all(torch.equal(t, found[1][name]) for name, t in found[0].items())
+
+
 def test_a_converted_model_normalises_by_the_running_statistics(tmp_path):
     shape = Shape(resolution=16, channels=[4, 8], latent=4)
     published = content(shape)
