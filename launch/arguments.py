@@ -74,22 +74,42 @@ def read(arguments: argparse.Namespace) -> tuple[Config, Path]:
     return config, folder.resolve()
 
 
-def check(config: Config, world: int) -> str | None:
-    """What can be known before anything starts, as an error; a line to announce if there is one."""
+def check(config: Config, world: int, dry_run: bool = False) -> list[str]:
+    """What can be known before anything starts, as an error; lines to announce.
+
+    A dry run goes without the data and the weights: a line says that they were not checked.
+    """
     try:
         config.check_processes(world)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    manifest = Manifest.load(config.data.path)
-    for stage in config.stages:
-        manifest.check(stage.resolution)
-    check_images(manifest)
-    return find_extractor(config.evaluation)[1]
+    found: list[str | None] = []
+    try:
+        manifest = Manifest.load(config.data.path)
+        for stage in config.stages:
+            manifest.check(stage.resolution)
+        check_images(manifest)
+    except DatasetError as error:
+        if not dry_run:
+            raise
+        found.append(f"not checked, the data: {error}")
+    try:
+        found.append(find_extractor(config.evaluation)[1])
+    except FeaturesError as error:
+        if not dry_run:
+            raise
+        found.append(f"not checked, the features of the evaluation: {error}")
+    return [line for line in found if line]
 
 
 def planned(given: argparse.Namespace, config: Config, folder: Path) -> Config:
     """`config` with the history of the run that it continues or branches off. ConfigError."""
-    digest = Manifest.load(config.data.path).digest
+    try:
+        digest = Manifest.load(config.data.path).digest
+    except DatasetError:
+        if not given.dry_run:
+            raise
+        return config  # `check` has said that the data could not be read
     if given.branch and not given.dry_run:
         plan.branch(given.branch, folder)
     config = plan.continued(config, folder, digest, given.replan or bool(given.branch))

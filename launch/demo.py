@@ -13,6 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 FACES, DATA, RUN = Path("data/faces.zip"), Path("data/demo"), Path("runs/demo")
 COUNT = 4000
+STAGES = "http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning"
 
 
 def main() -> None:
@@ -35,7 +36,7 @@ def main() -> None:
         f"reconstructions  {last.with_name(last.name.replace('samples', 'reconstructions'))}\n"
         f"losses           {RUN / 'pictures' / 'losses.png'}\n"
         f"compare stages   .venv/bin/mlflow ui --backend-store-uri sqlite:///runs/mlflow.db\n"
-        f"                 and open http://127.0.0.1:5000"
+        f"                 and open {STAGES}"
     )
 
 

@@ -43,9 +43,8 @@ def main() -> None:
         config, folder = arguments.read(given)
         gpus = torch.cuda.device_count()
         count = given.processes or max(1, arguments.shareable(config, 1, gpus))
-        announcement = arguments.check(config, count)
-        if announcement:
-            print(f"# {announcement}", flush=True)
+        for line in arguments.check(config, count, given.dry_run):
+            print(f"# {line}", flush=True)
         config = arguments.planned(given, config, folder)
         if given.dry_run:
             print(f"# {count} processes, run in {folder}\n{arguments.show(config)}", end="")

@@ -17,7 +17,7 @@ from typing import Any
 
 import submitit
 
-from launch import arguments, cluster
+from launch import arguments, cluster, sbatch
 from launch.job import Training
 from launch.keys import print_keys
 from pipeline.config import ConfigError
@@ -39,6 +39,7 @@ def main() -> None:
     add("--time", help="as 90 (minutes), 12:00:00 or 2-12 (default: the longest allowed)")
     for name in ("partition", "account", "qos", "constraint", "comment", "exclude"):
         add(f"--{name}", help="as of sbatch")
+    sbatch.add_arguments(parser)
     parser.add_argument("--follow", action="store_true", help="show the training's output")
     given = parser.parse_args()
     try:
@@ -53,12 +54,15 @@ def main() -> None:
 def start(given: Namespace) -> None:
     """Submits the training, unless its job is in the queue already."""
     config, folder = arguments.read(given)
-    offered = cluster.nodes(given.partition)
+    offered, guess = sbatch.offered(given)
+    asked = sbatch.gpus(sbatch.options(given)) if given.gpus_per_node is None else None
     gpus = offered.gpus if given.gpus_per_node is None else given.gpus_per_node
-    if given.gpus_per_node is None:
+    if asked is not None:
+        gpus = asked
+    elif given.gpus_per_node is None:
         gpus = arguments.shareable(config, given.nodes, gpus)
     tasks = max(1, gpus)
-    announcement = arguments.check(config, given.nodes * tasks)
+    announcements = arguments.check(config, given.nodes * tasks, given.dry_run)
     job = None if given.dry_run else queued(folder)
     if job is None:  # the configuration of a job in the queue stays
         config = arguments.planned(given, config, folder)
@@ -66,8 +70,9 @@ def start(given: Namespace) -> None:
         folder / "slurm", cluster="slurm", slurm_max_num_timeout=10_000
     )
     executor.update_parameters(**parameters(given, config, offered, gpus, folder))
-    if announcement:
-        print(f"# {announcement}")
+    for line in [guess, *announcements]:
+        if line:
+            print(f"# {line}")
     if given.dry_run:
         plugin: Any = executor._executor
         script = plugin._make_submission_file_text("python ...", "dry-run")
@@ -104,6 +109,7 @@ def parameters(
         "slurm_additional_parameters": {
             "requeue": True,  # when a node dies, say
             "chdir": code(folder),
+            **sbatch.options(given),
         },
         "slurm_teardown": [
             f"status=$?; [ $status = 0 ] || {shlex.quote(sys.executable)} -m launch.requeue ..",
@@ -111,7 +117,9 @@ def parameters(
         ],
         "slurm_mem": given.mem,
     }
-    if gpus:
+    if given.env or given.setup:
+        wanted["slurm_setup"] = sbatch.setup(given)
+    if gpus and sbatch.gpus(sbatch.options(given)) is None:
         wanted["gpus_per_node"] = gpus
     for name in ("partition", "account", "qos", "constraint", "comment", "exclude"):
         wanted[f"slurm_{name}"] = getattr(given, name)

@@ -36,6 +36,7 @@ class Report:
         self.watch = Watch(self.journal.lines)
         tags = origin.tags(manifest) | origin.lineage(plan.read(folder.path) or config)
         self.tracking = Tracking(config.tracking, folder.path, config.name, tags)
+        self.say(self.tracking.where)
         self.tracking.parameters(flat(plain(config)))
         self.tracking.dataset(names.dataset(manifest, "train"))
         plots.schedule(config, folder.pictures / "schedule.png")

@@ -129,3 +129,22 @@ def vgg16_weights() -> Path:
     if not path.exists():
         pytest.skip(f"needs VGG16's weights: there is no {path}; set VGG16_WEIGHTS")
     return path
+
+
+@pytest.fixture
+def browser(tmp_path):
+    """Chromium without a window; what it downloads is in tmp_path."""
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = "/usr/bin/chromium"
+    for argument in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "disable-gpu"):
+        options.add_argument(f"--{argument}")
+    options.add_argument("--window-size=1500,1000")
+    options.add_argument(f"--user-data-dir={tmp_path / 'profile'}")
+    options.add_experimental_option("prefs", {"download.default_directory": str(tmp_path)})
+    service = webdriver.ChromeService("/usr/bin/chromedriver")
+    driver = webdriver.Chrome(options, service)
+    driver.set_script_timeout(60)
+    yield driver
+    driver.quit()

@@ -113,6 +113,7 @@ class Store:
             tags = {"mlflow.runName": name, **tags}
             made = self.client.create_run(self._experiment(), tags=tags, run_name=name)
             found = made.info.run_id
+            self.known["experiment_id"] = made.info.experiment_id
             self.made.add(found)
             self.last = {k: v for k, v in self.last.items() if k[0] != run}
         self.ids[run] = found

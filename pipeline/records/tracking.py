@@ -40,6 +40,19 @@ def store(config: TrackingConfig, folder: Path) -> str:
     return address(config.uri, folder)
 
 
+def where(uri: str, experiment: str) -> str:
+    """How to see the list of an experiment's trainings, as a line.
+
+    In MLflow 3.17 an experiment that is opened from the UI's front page shows its GenAI view, the
+    experiment's own kind notwithstanding; the address here says which one is meant.
+    """
+    served = uri.startswith("http")
+    server = uri.rstrip("/") if served else "http://127.0.0.1:5000"
+    start = "" if served else f"mlflow ui --backend-store-uri {uri}  then "
+    address = f"{server}/#/experiments/{experiment}/runs?workflowType=machine_learning"
+    return f"to see it in MLflow:  {start}{address}"
+
+
 class Tracking:
     """Tells MLflow of one training; only one process may have it.
 
@@ -51,7 +64,7 @@ class Tracking:
     def __init__(self, config: TrackingConfig, folder: Path, name: str, tags: dict[str, str]):
         self.folder, self.run = folder.resolve(), PARENT
         teller = Store(config.uri, self.folder, config.experiment, _say)
-        self.uri, self.stages_before = teller.uri, set(teller.known["stages"])
+        self.uri = teller.uri
         if teller.is_new:
             try:
                 teller.open(PARENT, name, tags)
@@ -61,6 +74,7 @@ class Tracking:
                     f"the MLflow store {self.uri} cannot be used: {reason(error)}"
                     + ("" if deleted else "; start the server, or name another in tracking.uri")
                 ) from error
+        self.where = where(self.uri, teller.known.get("experiment_id", "1"))
         self.outbox = Outbox(self.folder / NAME, teller.tell, f"MLflow at {self.uri}", _say)
         self._put("open", PARENT, name=name, tags=tags)
 
