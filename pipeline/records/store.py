@@ -97,7 +97,7 @@ class Store:
 
     # The kinds of entry. Times are in ms since 1970.
 
-    def open(self, run: str, name: str, tags: dict[str, str]) -> None:
+    def open(self, run: str, name: str, tags: dict[str, str], time: int | None = None) -> None:
         """The training's run (PARENT) or a stage's: taken up again, or made."""
         self.about[run] = name, tags
         if run != PARENT:
@@ -111,7 +111,7 @@ class Store:
             if known:
                 self.say(f"MLflow at {self.uri} has no run {known} any more: {name} gets a new one")
             tags = {"mlflow.runName": name, **tags}
-            made = self.client.create_run(self._experiment(), tags=tags, run_name=name)
+            made = self.client.create_run(self._experiment(), time, tags, name)
             found = made.info.run_id
             self.known["experiment_id"] = made.info.experiment_id
             self.made.add(found)

@@ -76,7 +76,7 @@ class Tracking:
                 ) from error
         self.where = where(self.uri, teller.known.get("experiment_id", "1"))
         self.outbox = Outbox(self.folder / NAME, teller.tell, f"MLflow at {self.uri}", _say)
-        self._put("open", PARENT, name=name, tags=tags)
+        self._put("open", PARENT, name=name, tags=tags, time=_now())
 
     def stage(self, resolution: int, name: str, parameters: dict, data: dict) -> None:
         """What follows belongs to the run of the stage at `resolution`; the one before is over.
@@ -87,7 +87,8 @@ class Tracking:
             self._end(self.run, "FINISHED")
         self.run = str(resolution)
         tags = {"resolution": self.run}
-        self._put("open", self.run, name=f"{name} {resolution}x{resolution}", tags=tags)
+        name = f"{name} {resolution}x{resolution}"
+        self._put("open", self.run, name=name, tags=tags, time=_now())
         self.parameters(parameters)
         self.dataset(data)
 
