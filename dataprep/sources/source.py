@@ -3,13 +3,14 @@
 import codecs
 import glob
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
 from dataprep.images.names import rule_of
-from dataprep.manifest import DatasetError
+from dataprep.manifest import NAME, DatasetError
 from dataprep.sources import cifar, folder, parquet, tarballs, tfrecord, zips
 from dataprep.sources.contents import kind_of, named_as_archive, no_archive, what_else
 from dataprep.sources.entry import Asked, Entry, Passed, Refused, Said, clean
@@ -22,6 +23,7 @@ KINDS: dict[str, ModuleType] = {
     "tfrecord": tfrecord,
     "cifar": cifar,
 }
+MOST_SHARDS = 1_000_000
 LISTS = (".txt", ".lst", ".list")
 KNOWN = "a folder, zip, tar, parquet or TFRecord of images, or a .txt that lists some"
 Item = Entry | Refused | Passed | Said
@@ -58,6 +60,8 @@ def listing(source: str, asked: Asked) -> Iterator[Listed]:
     be listed, or it is not clear which of it is meant.
     """
     path = Path(source)
+    if (path / NAME).exists() and any((path / made).is_dir() for made in ("webdataset", "ffcv")):
+        raise DatasetError(f"{source} is a prepared dataset: name what it was made of")
     if path.is_dir():
         yield from from_folder(path, "", asked)
     elif path.is_file():
@@ -154,6 +158,8 @@ def from_archives(
     Of what says the same several times, or is a table of something else, one file each is told.
     """
     tree, archives = container("folder", root, prefix), sorted(archives)
+    for text in incomplete(path for path, _ in archives):
+        yield tree, Said(f"{root}: {text}")
     read = one_resolution(archives, asked.resolution)
     for path, _ in sorted({*archives} - {*read}):
         yield tree, Passed(prefix + path, "TFRecord of another resolution")
@@ -164,6 +170,20 @@ def from_archives(
             yield tree, Passed(prefix + path, "table without images")
         else:
             yield from inside(container(kind, root / path, prefix + path + "/"), asked)
+
+
+def incomplete(names: Iterable[str]) -> Iterator[str]:
+    """What to tell of archives that say by their names how many there should be."""
+    sets: dict[tuple[str, ...], set[int]] = {}
+    for name in names:
+        if found := re.fullmatch(r"(.*-)(\d+)(-of-)(\d+)(.*)", name, re.DOTALL):
+            before, number, of, total, ending = found.groups()
+            sets.setdefault((before, of + total + ending, total), set()).add(int(number))
+    for (before, behind, total), numbers in sets.items():
+        missing = sorted(set(range(int(total))) - numbers) if int(total) < MOST_SHARDS else []
+        if missing:
+            first = f"{before}{missing[0]:0{len(total)}d}{behind}"
+            yield f"{len(missing):,} of {int(total):,} archives are missing, {first} the first"
 
 
 def known_kind(path: Path) -> str:

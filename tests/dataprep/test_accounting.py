@@ -1,7 +1,5 @@
 """Every file of a source is used, refused with a reason, or passed over by a rule that is told."""
 
-import gzip
-import io
 import json
 import zipfile
 
@@ -9,7 +7,7 @@ import pytest
 
 from dataprep.manifest import DatasetError, Manifest
 from dataprep.shard import main
-from tests.dataprep.archives import make_parquet, make_tar, make_tfrecord
+from tests.dataprep.archives import make_parquet, make_tar
 from tests.dataprep.pictures import encoded, make_folder, picture
 from tests.dataprep.test_sources import IMAGES, found, passed
 
@@ -130,12 +128,12 @@ def test_previews_of_a_nas_are_no_images(tmp_path):
     assert passed(tmp_path) == {"@eaDir/0.png/SYNOPHOTO_THUMB_0.png": "hidden"}
 
 
-def test_an_archive_without_files_is_told(tmp_path, capsys):
-    (tmp_path / "empty.zip").write_bytes(zipped())
-    make_tar(tmp_path / "a.tar", [(f"{i}.png", IMAGES[i]) for i in range(8)])
-    how = [str(tmp_path), "--out", str(tmp_path / "out"), *HOW, "--test-fraction", "0.5"]
-    assert main(how) == 0
-    assert f"note: {tmp_path / 'empty.zip'} holds no files" in capsys.readouterr().out
+def test_a_prepared_dataset_is_no_source(tmp_path):
+    source = make_folder(tmp_path / "source", 4, side=8)
+    out = tmp_path / "out"
+    assert main([str(source), "--out", str(out), *HOW, "--test-fraction", "0.5"]) == 0
+    with pytest.raises(DatasetError, match="out is a prepared dataset: name what it was made of"):
+        found(out)
 
 
 def test_endings_may_be_anything(tmp_path, capsys):
@@ -165,98 +163,6 @@ def test_lost_and_found_is_not_looked_into(tmp_path):
     make_folder(tmp_path, 1, side=4, names="{}.png")
     make_folder(tmp_path / "lost+found", 1, side=4, names="{}.png")
     assert list(found(tmp_path)) == ["0.png"] and passed(tmp_path) == {"lost+found": "lost+found"}
-
-
-def zipped(*pairs) -> bytes:
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
-        if pairs:
-            archive.writestr(*pairs)
-    return file.getvalue()
-
-
-POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n"
-NO_ARCHIVE = {
-    "empty.tar": (b"", r"is empty \(0 bytes\)"),
-    "zeros.tar": (bytes(20480), r"holds zeros where it should begin \(20,480 bytes\)"),
-    "pointer.parquet": (POINTER, "is a Git LFS pointer, and not the file itself"),
-    "page.zip": (b"\n <!DOCTYPE html><html></html>", "is an HTML page"),
-    "denied.tar": (b'<?xml version="1.0"?><Error/>', "is XML"),
-    "a.tar.gz": (
-        gzip.compress(b"tar"),
-        r"is compressed as a whole \(gzip\): unpack it with gunzip",
-    ),
-    "a.TGZ": (gzip.compress(b"tar"), r"is compressed as a whole \(gzip\)"),
-    "a.tar.bz2": (b"BZh91AY&SY", r"is compressed as a whole \(bzip2\): unpack it with bunzip2"),
-    "a.tar.xz": (b"\xfd7zXZ\0\0", r"is compressed as a whole \(xz\): unpack it with unxz"),
-    "gz-within.tar": (gzip.compress(bytes(512)), r"is compressed as a whole \(gzip\)"),
-    "a.zip": (b"7z\xbc\xaf\x27\x1c", "is a 7z archive"),
-    "installer.zip": (b"#!/bin/sh\n" + zipped("a.png", IMAGES[0]), "is a zip behind something"),
-    "a.tfrecords-00000-of-00002": (b"some text", "is damaged, or no archive: get it again"),
-}
-
-
-@pytest.mark.parametrize("name", NO_ARCHIVE)
-def test_what_is_named_as_an_archive_and_is_none_is_told(tmp_path, name):
-    content, reason = NO_ARCHIVE[name]
-    folder = tmp_path / "shards"
-    folder.mkdir()
-    make_tar(folder / "good.tar", [("a.png", IMAGES[0])])
-    (folder / name).write_bytes(content)
-    (tmp_path / "list.txt").write_text(f"shards/good.tar\nshards/{name}\n")
-    for source in (folder, folder / "*", tmp_path / "list.txt", tmp_path):
-        with pytest.raises(DatasetError, match=f"{name} {reason}"):
-            found(source)
-    with pytest.raises(DatasetError, match=f"{name} (is not a folder|{reason})"):
-        found(folder / name)
-
-
-def test_a_tar_and_the_table_beside_it(tmp_path):
-    import pyarrow
-    import pyarrow.parquet
-
-    make_tar(tmp_path / "0.tar", [("0.png", IMAGES[0]), ("0.txt", b"a"), ("0.json", b"{}")])
-    table = pyarrow.table({"url": ["https://a"], "md5": [b"123"]})
-    pyarrow.parquet.write_table(table, tmp_path / "0.parquet")
-    (tmp_path / "0_stats.json").write_text("{}")
-    assert found(tmp_path) == {"0.tar/0.png": IMAGES[0]}
-    assert passed(tmp_path) == {
-        "0_stats.json": ".json",
-        "0.parquet": "table without images",
-        "0.tar/0.txt": ".txt",
-        "0.tar/0.json": ".json",
-    }
-
-
-def test_images_beside_archives_are_asked_for(tmp_path):
-    make_folder(tmp_path / "assets", 2, side=4)
-    (tmp_path / "data").mkdir()
-    make_parquet(tmp_path / "data/a.parquet", IMAGES[:2])
-    with pytest.raises(DatasetError, match=r"say which are meant by a pattern") as told:
-        found(tmp_path)
-    patterns = [text for text in str(told.value).split("'") if "**" in text]
-    assert [len(found(pattern)) for pattern in patterns] == [2, 2, 4]
-    with pytest.raises(DatasetError, match=r"say which"):
-        (tmp_path / "list.txt").write_text(".\n")
-        found(tmp_path / "list.txt")
-
-
-def test_upper_case_archives_and_those_in_listed_folders(tmp_path):
-    (tmp_path / "deep").mkdir()
-    with zipfile.ZipFile(tmp_path / "deep" / "FACES.ZIP", "w") as archive:
-        archive.writestr("a.png", IMAGES[0])
-    assert found(tmp_path / "deep") == {"FACES.ZIP/a.png": IMAGES[0]}
-    (tmp_path / "list.txt").write_text("deep\n")
-    assert found(tmp_path / "list.txt") == {"deep/FACES.ZIP/a.png": IMAGES[0]}
-    assert found(tmp_path / "d*") == {"deep/FACES.ZIP/a.png": IMAGES[0]}
-
-
-def test_tfrecords_of_other_resolutions_are_counted(tmp_path):
-    for exponent in (2, 3):
-        path = tmp_path / f"ffhq-r{exponent:02d}.tfrecords"
-        make_tfrecord(path, [picture(0, 2**exponent, 2**exponent)])
-    assert list(found(tmp_path, 8)) == ["ffhq-r03.tfrecords/record-000000000"]
-    assert passed(tmp_path, 8) == {"ffhq-r02.tfrecords": "TFRecord of another resolution"}
 
 
 @pytest.mark.parametrize("train, test", [("train", "val"), ("Training", "x/test2017")])
