@@ -3,7 +3,7 @@
     python benchmarks/layers.py [--channels 64] [--batch 8] [--precision fp32]
 
   resampling  the fused 4x4 form of downsample_conv and upsample_conv over the plain form
-  whiten      the backward pass in one piece over autograd's own
+  norm        noise to style in one piece over torch's operations and autograd
 
 Figures are the baseline's time over ours, at the side of the larger image: above 1, ours is
 faster. Each is a ratio of medians taken in turns, so that a busy machine weighs on both alike.
@@ -18,17 +18,19 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.networks.family import DTYPES
-from pipeline.networks.style.layers import downsample_conv, upsample_conv, whiten
+from pipeline.networks.style.layers import downsample_conv, upsample_conv
+from pipeline.networks.style.norm import norm
 
 SIDES = [8, 16, 32, 64, 128, 256]
 ROUNDS = 15
 
 
-def composed_whiten(x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """`whiten` out of torch's operations."""
-    mean = x.mean(dim=(2, 3), keepdim=True)
-    variance = (x - mean).square().mean(dim=(2, 3), keepdim=True)
-    return (x - mean) * torch.rsqrt(variance + eps), mean, variance
+def composed_norm(x: Tensor, bias: Tensor, eps: float, noise: Tensor, strength: Tensor, style):
+    """`norm` out of torch's operations."""
+    x = torch.nn.functional.leaky_relu(x + strength * noise + bias, 0.2)
+    x = torch.nn.functional.instance_norm(x, eps=eps)
+    scale, shift = style[:, :, None, None].chunk(2, dim=1)
+    return torch.addcmul(shift, x, 1 + scale)
 
 
 def ratio(baseline: Callable, ours: Callable) -> float:
@@ -60,6 +62,10 @@ def main() -> None:
     weight = torch.randn(given.channels, given.channels, 3, 3, device=device, dtype=dtype)
     weight = nn.Parameter(weight)
 
+    vector = nn.Parameter(torch.randn(1, given.channels, 1, 1, device=device, dtype=dtype))
+    style = torch.randn(given.batch, 2 * given.channels, device=device, dtype=dtype)
+    style.requires_grad_()
+
     def images(side: int) -> Tensor:
         x = torch.randn(given.batch, given.channels, side, side, device=device, dtype=dtype)
         return x.contiguous(memory_format=torch.channels_last).requires_grad_()
@@ -73,14 +79,21 @@ def main() -> None:
         return run
 
     print(f"{device}, {given.precision}, {given.batch} x {given.channels} channels")
-    print(f"{'side':>5} {'downsample':>11} {'upsample':>9} {'whiten':>7}")
+    print(f"{'side':>5} {'downsample':>11} {'upsample':>9} {'norm':>7}")
     for side in SIDES:
         large, small = images(side), images(side // 2)
         found = [
             ratio(both_ways(f, x, weight, False), both_ways(f, x, weight, True))
             for f, x in ((downsample_conv, large), (upsample_conv, small))
         ]
-        found.append(ratio(both_ways(composed_whiten, large, 1e-8), both_ways(whiten, large, 1e-8)))
+        noise = torch.randn(given.batch, 1, side, side, device=device, dtype=dtype)
+        rest = [1e-8, noise, vector, style]
+        found.append(
+            ratio(
+                both_ways(composed_norm, large, vector, *rest),
+                both_ways(norm, large, vector, *rest),
+            )
+        )
         print(f"{side:>5} {found[0]:>11.2f} {found[1]:>9.2f} {found[2]:>7.2f}")
 
 

@@ -3,12 +3,12 @@
     python benchmarks/ledger.py [--config ffhq256] [--chip H100] [--micro-batch 4]
     python benchmarks/ledger.py --resolution 256 --operations    # one stage, by kind of kernel
 
-Each stage of a configuration in eager mode, past its fade-in: multiply-accumulates per image, and
-per micro-batch the bytes that kernels read and write, the kernels, the peak memory of one process
-(`pipeline/ledger.py` says what counts), and the time of a roofline: each kernel at the peak rate of
-the chip's matrix units or of its memory, whichever takes longer, one after the other. No chip has
-reached it. Optimiser, average and loading are left out. Without --micro-batch, the whole batch of a
-step is one micro-batch, up to 512 images.
+Each stage of a configuration in eager mode, as on a GPU, past its fade-in: multiply-accumulates
+per image, and per micro-batch the bytes that kernels read and write, the kernels, the peak memory
+of one process (`pipeline/ledger.py` says what counts), and the time of a roofline: each kernel at
+the peak rate of the chip's matrix units or of its memory, whichever takes longer, one after the
+other. No chip has reached it. Optimiser, average and loading are left out. Without --micro-batch,
+the whole batch of a step is one micro-batch.
 """
 
 import argparse
@@ -67,19 +67,23 @@ def main() -> None:
     parser.add_argument("--precision", choices=["bf16", "fp16", "fp32"], default="bf16")
     parser.add_argument("--micro-batch", type=int, help="images (default: those of a step)")
     parser.add_argument("--resolution", type=int, help="this stage alone")
+    parser.add_argument("--plain", action="store_true", help="without the GPU's own kernels")
     parser.add_argument("--operations", action="store_true", help="list the kinds of kernels too")
     given = parser.parse_args()
     named = CONFIGS / f"{given.config}.yaml"
     config = load(Config, named if named.exists() else given.config, given.overrides)
     chip, hours, flops = CHIPS[given.chip], 0.0, 0.0
-    print(f"{given.config}, {given.precision}, roofline of one {given.chip}\n")
+    how = "without the kernels" if given.plain else "with the kernels"
+    print(f"{given.config}, {given.precision}, {how} of norm, roofline of one {given.chip}\n")
     print("| px / images | G MAC per image | GiB moved | kernels | peak GiB | ms | images/s |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for stage in config.stages:
         if given.resolution not in (None, stage.resolution):
             continue
         side, images = stage.resolution, given.micro_batch or stage.batch
-        ledger = micro_batch(config.shape, config.objective, side, images, given.precision)
+        ledger = micro_batch(
+            config.shape, config.objective, side, images, given.precision, not given.plain
+        )
         seconds = chip.seconds(ledger, given.precision)
         hours += seconds / images * stage.images / 3600
         flops += 2 * ledger.macs / images * stage.images

@@ -19,12 +19,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from pipeline.networks.style.autoencoder import Autoencoder, Grown
+from pipeline.networks.family import casts_kept
+from pipeline.networks.style import norm
+from pipeline.networks.style.autoencoder import Autoencoder
+from pipeline.networks.style.grown import Grown
 from pipeline.networks.style.shape import Shape
 from pipeline.objective import Objective
 
 # Operations that only make room for a tensor.
 FREE = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "detach", "lift"}
+# Operations whose arguments tell a shape only.
+FACTORIES = {"new_full", "new_zeros", "new_ones", "zeros_like", "ones_like", "full_like"}
+FACTORIES |= {"randn_like", "rand_like"}
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,8 @@ class Ledger(TorchDispatchMode):
         macs = 0
         if func.overloadpacket in flop_registry:
             macs = flop_registry[func.overloadpacket](*args, **kwargs, out_val=result) // 2
-        moved = sum(map(size, _tensors((args, kwargs)))) + sum(map(size, written))
+        read = [] if name in FACTORIES else _tensors((args, kwargs))
+        moved = sum(map(size, read)) + sum(map(size, written))
         self.rows.append(Kernel(name, macs, moved))
         return result
 
@@ -110,10 +117,16 @@ def size(tensor: Tensor) -> int:
 
 
 def micro_batch(
-    shape: Shape, objective: Objective, resolution: int, images: int, precision: str = "bf16"
+    shape: Shape,
+    objective: Objective,
+    resolution: int,
+    images: int,
+    precision: str = "bf16",
+    kernels: bool = True,
 ) -> Ledger:
     """Both updates of one micro-batch of `images`, past the fade-in and without style mixing.
 
+    With the kernels that compute on a GPU, or as everything else does without them.
     Optimiser, average and loader are left out. `peak` holds weights, activations and gradients of
     one process; Adam's v and the average are two more float32 copies of the weights.
     """
@@ -128,15 +141,20 @@ def micro_batch(
         model.generate = lambda count: model.decode(autoencoder.prior(count))  # type: ignore
         ledger = Ledger()
         ledger.held = ledger.peak = weights.held
-        with ledger:
-            _both_updates(model, objective, x)
+        before, norm.USE_KERNELS = norm.USE_KERNELS, kernels
+        try:
+            with ledger:
+                _both_updates(model, objective, x)
+        finally:
+            norm.USE_KERNELS = before
         return ledger
 
 
 def _both_updates(model: Grown, objective: Objective, x: Tensor) -> None:
     """As `stages.stage` runs them, with plain backward calls in the place of the engines'."""
     autoencoder, side = model.autoencoder, model.resolution
-    product, images, _ = objective.encoder_step(model, x)
+    with casts_kept():
+        product, images, _ = objective.encoder_step(model, x)
     product.backward(inputs=autoencoder.encoder.active(side), retain_graph=True)
     del product
     product, _ = objective.decoder_step(model, x, images)

@@ -11,7 +11,7 @@ from pipeline import processes
 from pipeline.data import order
 from pipeline.data.loaders import training_images
 from pipeline.engines import Engine
-from pipeline.networks.family import Networks
+from pipeline.networks.family import Networks, casts_kept
 from pipeline.objective import Terms
 from stages.config import Config
 from stages.schedule import Moment
@@ -59,7 +59,8 @@ class Stage:
             x = model.prepare(x)
             seed_draws(self.config.seed, start, ENCODER)
             scale = self.engines[ENCODER].loss_scale.value
-            product, images, values = objective.encoder_step(model, x, scale)
+            with casts_kept():
+                product, images, values = objective.encoder_step(model, x, scale)
             self.engines[ENCODER].accumulate(product)
             if "kl_fake" in values:
                 values["sample_spread"] = spread(images[-1].detach()) / spread(x)

@@ -7,6 +7,7 @@ metrics use these methods alone.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -97,3 +98,18 @@ def autocast(device: torch.device, precision: str):
 def full_precision(x: Tensor) -> Tensor:
     """`x` in at least float32: statistics, norms and sums are never taken in half precision."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+@contextmanager
+def casts_kept() -> Iterator[None]:
+    """Each weight is cast to half precision once in here, not once for each pass.
+
+    Not to be held over a change of the weights, nor where a first pass is without gradients and a
+    later one with them: the cast of the first would serve both.
+    """
+    torch.autocast_increment_nesting()
+    try:
+        yield
+    finally:
+        if torch.autocast_decrement_nesting() == 0:
+            torch.clear_autocast_cache()

@@ -10,15 +10,14 @@ from pipeline.networks.family import full_precision
 from pipeline.networks.style.encoder import active_parameters
 from pipeline.networks.style.layers import (
     Linear,
-    add_bias,
     blur,
     conv_weight,
     leaky_relu,
     parameter,
     pixel_norm,
     upsample_conv,
-    whiten,
 )
+from pipeline.networks.style.norm import norm
 from pipeline.networks.style.shape import Shape
 
 FIXED_NOISE = 1 << 40  # its seed, one that no latents are drawn with
@@ -48,16 +47,13 @@ class Modulation(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor, noise: bool | Tensor) -> Tensor:
         """x (B or 1, C, R, R), w (B, latent) to (B, C, R, R); a tensor is the noise itself."""
-        x = self.add_bump(x) if noise is False else self.add_noise(x, noise)
-        x = leaky_relu(add_bias(x, self.bias))
-        x, _, _ = whiten(x, eps=1e-8)
-        scale, shift = full_precision(self.style(w))[:, :, None, None].chunk(2, dim=1)
-        return torch.addcmul(shift, x, 1 + scale).to(x.dtype)
-
-    def add_noise(self, x: Tensor, noise: bool | Tensor) -> Tensor:
-        if isinstance(noise, bool):
-            noise = torch.randn(x.shape[0], 1, *x.shape[2:], device=x.device, dtype=x.dtype)
-        return x + self.noise.to(x.dtype) * noise.to(x.dtype)
+        maps = noise if isinstance(noise, Tensor) else None
+        if noise is True:
+            maps = torch.randn(x.shape[0], 1, *x.shape[2:], device=x.device, dtype=x.dtype)
+        elif noise is False:
+            x = self.add_bump(x)
+        x = x.expand(w.shape[0], -1, -1, -1)
+        return norm(x, self.bias, 1e-8, maps, self.noise, self.style(w))[0]
 
     def add_bump(self, x: Tensor) -> Tensor:
         """The published stand-in for noise: 0.8 q times a normal density at x, of width q (A.8)."""

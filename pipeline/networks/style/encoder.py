@@ -9,15 +9,14 @@ from torch import Tensor, nn
 from pipeline.networks.family import full_precision
 from pipeline.networks.style.layers import (
     Linear,
-    add_bias,
     blur,
     conv_weight,
     downsample_conv,
     leaky_relu,
     parameter,
     standard_deviation,
-    whiten,
 )
+from pipeline.networks.style.norm import norm
 from pipeline.networks.style.shape import Shape
 
 
@@ -46,17 +45,16 @@ class EncoderBlock(nn.Module):
         self.style_2 = Linear(2 * outputs, latent)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        x = leaky_relu(add_bias(F.conv2d(x, self.conv_1, padding=1), self.bias_1))
-        x, statistics = strip(x)
+        x, statistics = strip(F.conv2d(x, self.conv_1, padding=1), self.bias_1)
         style = self.style_1(statistics)
-        x = leaky_relu(add_bias(downsample_conv(blur(x), self.conv_2), self.bias_2))
-        x, statistics = strip(x)
+        x, statistics = strip(downsample_conv(blur(x), self.conv_2), self.bias_2)
         return x, style + self.style_2(statistics)
 
 
-def strip(x: Tensor) -> tuple[Tensor, Tensor]:
-    """x normalised per image and channel, and the style that took away: (B, 2C), means first."""
-    x, mean, variance = whiten(x, eps=1e-5)
+def strip(x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """leaky_relu(x + bias) normalised per image and channel, and the style that this took away:
+    (B, 2C), means first."""
+    x, mean, variance = norm(x, bias, eps=1e-5)
     return x, torch.cat([mean, standard_deviation(variance)], dim=1).flatten(1)
 
 

@@ -10,7 +10,6 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from pipeline.networks.family import full_precision
 
@@ -66,50 +65,6 @@ def leaky_relu(x: Tensor, slope: float = 0.2) -> Tensor:
     return F.leaky_relu(x, slope)
 
 
-def add_bias(x: Tensor, bias: Tensor) -> Tensor:
-    """x (B, C, R, R) plus bias (1, C, 1, 1), without widening a half-precision x."""
-    return x + bias.to(x.dtype)
-
-
-def whiten(x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Instance norm without affine parameters, and what it took away.
-
-    x (B, C, R, R) to y = (x - mean) / sqrt(variance + eps) in the dtype of x, and the mean and
-    biased variance over space, each (B, C, 1, 1) and at least float32.
-    """
-    return _Whiten.apply(x, eps)
-
-
-class _Whiten(torch.autograd.Function):
-    """`whiten` with its backward pass in one piece: two reductions and two multiply-adds over the
-    image, where the composed one makes a pass for each operation (benchmarks/layers.py).
-
-    It has no second derivative, and says so: autograd would take the saved scale for a constant.
-    """
-
-    @staticmethod
-    def forward(ctx, x: Tensor, eps: float):
-        wide = full_precision(x)
-        mean = wide.mean(dim=(2, 3), keepdim=True)
-        centred = wide - mean
-        variance = centred.square().mean(dim=(2, 3), keepdim=True)
-        scale = torch.rsqrt(variance + eps)
-        y = (centred * scale).to(x.dtype)
-        ctx.save_for_backward(y, scale)
-        return y, mean, variance
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, g_y: Tensor, g_mean: Tensor, g_variance: Tensor):
-        y, scale = ctx.saved_tensors
-        g, wide = full_precision(g_y), full_precision(y)
-        pixels = y.shape[2] * y.shape[3]
-        # d mean / dx = 1 / pixels; d variance / dx = 2 (x - mean) / pixels; x - mean = y / scale.
-        along_y = 2 / pixels * g_variance / scale - scale * (g * wide).mean((2, 3), keepdim=True)
-        constant = g_mean / pixels - scale * g.mean((2, 3), keepdim=True)
-        return torch.addcmul(torch.addcmul(constant, wide, along_y), g, scale).to(y.dtype), None
-
-
 def standard_deviation(variance: Tensor) -> Tensor:
     """Root of the variance, without epsilon (spec A.5-2), with a zero gradient at zero variance."""
     return variance.clamp_min(torch.finfo(torch.float32).tiny).sqrt()
@@ -123,16 +78,15 @@ def pixel_norm(z: Tensor) -> Tensor:
 
 def blur(x: Tensor) -> Tensor:
     """[1, 2, 1] x [1, 2, 1] / 16 over x (B, C, R, R), zeros outside (spec A.4)."""
-    # [1, 2, 1], made where x is: a copy from the host would have a GPU wait for it.
-    taps = 2 - (torch.arange(3, dtype=x.dtype, device=x.device) - 1).abs()
-    kernel = (taps[:, None] * taps / 16).expand(x.shape[1], 1, 3, 3)
-    return F.conv2d(x, kernel, padding=1, groups=x.shape[1])
+    # Two means of 2x2 are [1, 2, 1] x [1, 2, 1] / 16. Made where x is: a copy from the host would
+    # have a GPU wait for it.
+    kernel = F.avg_pool2d(x.new_full((1, 1, 2, 2), 0.25), 2, stride=1, padding=1)
+    return F.conv2d(x, kernel.expand(x.shape[1], 1, 3, 3), padding=1, groups=x.shape[1])
 
 
-def _shifted_sum(weight: Tensor) -> Tensor:
-    """A 3x3 kernel summed over the four positions it takes inside 4x4 (spec A.3)."""
-    w = F.pad(weight, (1, 1, 1, 1))
-    return w[..., 1:, 1:] + w[..., 1:, :-1] + w[..., :-1, 1:] + w[..., :-1, :-1]
+def _shifted_mean(weight: Tensor) -> Tensor:
+    """The mean over the four positions that a 3x3 kernel takes inside 4x4 (spec A.3)."""
+    return F.avg_pool2d(weight, 2, stride=1, padding=1)
 
 
 def downsample_conv(x: Tensor, weight: Tensor, fused: bool | None = None) -> Tensor:
@@ -142,7 +96,7 @@ def downsample_conv(x: Tensor, weight: Tensor, fused: bool | None = None) -> Ten
     36 multiply-accumulates per output pixel and channel pair.
     """
     if fused if fused is not None else x.shape[-1] >= FUSED_FROM:
-        return F.conv2d(x, _shifted_sum(weight) * 0.25, stride=2, padding=1)
+        return F.conv2d(x, _shifted_mean(weight), stride=2, padding=1)
     return F.avg_pool2d(F.conv2d(x, weight, padding=1), 2)
 
 
@@ -152,6 +106,6 @@ def upsample_conv(x: Tensor, weight: Tensor, fused: bool | None = None) -> Tenso
     The fused form is one transposed 4x4 convolution of stride 2 (spec A.3).
     """
     if fused if fused is not None else 2 * x.shape[-1] >= FUSED_FROM:
-        kernel = _shifted_sum(weight.flip(2, 3).transpose(0, 1))
+        kernel = 4 * _shifted_mean(weight.flip(2, 3).transpose(0, 1))
         return F.conv_transpose2d(x, kernel, stride=2, padding=1)
     return F.conv2d(F.interpolate(x, scale_factor=2.0, mode="nearest"), weight, padding=1)

@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from pipeline.networks.style.decoder import Decoder
 from pipeline.networks.style.encoder import Encoder
@@ -14,7 +13,6 @@ from pipeline.networks.style.layers import (
     conv_weight,
     downsample_conv,
     upsample_conv,
-    whiten,
 )
 from pipeline.networks.style.shape import Shape
 
@@ -40,30 +38,6 @@ def test_blur_weights_and_darkens_the_border():
     x[:, :, 2, 2] = 16
     assert blur(x)[0, 1, 1:4, 1:4].tolist() == [[1, 2, 1], [2, 4, 2], [1, 2, 1]]
     assert blur(torch.ones(1, 1, 4, 4))[0, 0, 0].tolist() == [9 / 16, 12 / 16, 12 / 16, 9 / 16]
-
-
-def test_whiten_is_instance_norm_with_its_statistics():
-    x = torch.randn(3, 4, 6, 6, dtype=torch.float64, requires_grad=True)
-    y, mean, variance = whiten(x, 1e-5)
-    torch.testing.assert_close(y, F.instance_norm(x, eps=1e-5))
-    torch.testing.assert_close(mean[..., 0, 0], x.mean((2, 3)))
-    torch.testing.assert_close(variance[..., 0, 0], x.var((2, 3), correction=0))
-    assert torch.autograd.gradcheck(lambda x: whiten(x, 1e-5), x)
-
-
-def test_a_second_derivative_is_refused():
-    x = torch.randn(2, 4, 6, 6, requires_grad=True)
-    (g,) = torch.autograd.grad(whiten(x, 1e-5)[0].square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        g.square().sum().backward()
-
-
-def test_whiten_of_half_precision_takes_its_statistics_in_full():
-    x = (100 + torch.randn(2, 3, 16, 16)).bfloat16()
-    y, mean, variance = whiten(x, 1e-5)
-    assert y.dtype == torch.bfloat16 and mean.dtype == variance.dtype == torch.float32
-    torch.testing.assert_close(mean, x.float().mean((2, 3), keepdim=True))
-    torch.testing.assert_close(y.float(), F.instance_norm(x.float()), rtol=0.01, atol=0.01)
 
 
 @pytest.mark.parametrize("side", SMALL.resolutions)
