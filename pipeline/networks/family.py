@@ -104,8 +104,7 @@ def full_precision(x: Tensor) -> Tensor:
 def casts_kept() -> Iterator[None]:
     """Each weight is cast to half precision once in here, not once for each pass.
 
-    Not to be held over a change of the weights, nor where a first pass is without gradients and a
-    later one with them: the cast of the first would serve both.
+    Not to be held over a change of the weights.
     """
     torch.autocast_increment_nesting()
     try:

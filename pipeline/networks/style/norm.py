@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from pipeline.networks.style.layers import full_precision
+from pipeline.networks.family import full_precision
 
 try:
     from pipeline.networks.style import kernels
