@@ -29,6 +29,7 @@ left out. `manifest.json` is an object of
     resolutions   ascending powers of two
     samples       {"train": n, "test": n}
     classes       names of the labels 0, 1, ...; empty where there are no labels
+    root          where the files are, if not beside the manifest (`--index` alone)
     files         [{"path", "format", "resolution", "split", "samples", "bytes", "sha256"}, ...]
                   in order; "format" is "webdataset", "ffcv", "index" (resolution null) or
                   "rejects" (split null as well)
@@ -90,7 +91,7 @@ def at(folder: Path | str, path: str) -> Path | str:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A prepared dataset. Make it with `Manifest.load(folder)`."""
+    """A prepared dataset; `folder` is where its files are. Make it with `Manifest.load(folder)`."""
 
     folder: Path | str
     content: dict[str, Any]
@@ -123,6 +124,11 @@ class Manifest:
             raise DatasetError(
                 f"{path} was altered: its content does not match its checksum; prepare it again"
             )
+        if "root" in content:
+            if not isinstance(folder, Path) or content["root"].startswith("pipe:"):
+                raise DatasetError(f"{path} names files elsewhere, which a folder's alone may do")
+            root = content["root"]
+            return cls(root if store.is_remote(root) else Path(root), content)
         return cls(folder, content)
 
     @property

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from dataprep import settings, split
 from dataprep.estimate import estimate
-from dataprep.manifest import DatasetError
+from dataprep.index import index
+from dataprep.manifest import SPLITS, DatasetError
 from dataprep.prepare import Share, prepare
 from dataprep.preview import preview
 from dataprep.rejects import Tolerance
@@ -40,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
 
     add = parser.add_argument
     add("--verify", metavar="DIR", type=Path, help="read a dataset again and name what is wrong")
+    add("--index", metavar="TARS", help="make DIR/manifest.json for a WebDataset where it lies")
     add("--dry-run", action="store_true", help="tell counts, sizes and time; make nothing")
     add("--preview", action="store_true", help="draw contact sheets and histograms of DIR as well")
 
@@ -132,6 +134,9 @@ def check(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     if args.verify is not None:
         if args.source is not None or args.out is not None:
             parser.error("--verify DIR stands alone")
+    elif args.index is not None:
+        if args.source is not None or args.out is None:
+            parser.error("--index TARS goes with --out DIR, and without SOURCE")
     elif args.source is None or args.out is None:
         parser.error("SOURCE and --out DIR are needed")
     if not 0 < args.test_fraction < 1:
@@ -176,6 +181,11 @@ def run(args: argparse.Namespace) -> None:
         if problems:
             raise DatasetError("\n  ".join([f"{args.verify} is not sound:", *problems]))
         print(f"{args.verify} is sound")
+        return
+    if args.index is not None:
+        made = index(args.index, args.out, args.test_fraction, args.workers)
+        counts = ", ".join(f"{made.count(split):,} {split}" for split in SPLITS)
+        print(f"{args.out}: {counts} images of {made.resolutions[0]} pixels in {made.place}")
         return
     if args.dry_run:
         estimate(args.source, args.out, settings_of(args), args.workers)

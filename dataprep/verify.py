@@ -33,6 +33,10 @@ def verify(folder: Path, workers: int) -> list[str]:
         made = Manifest.load(folder)
     except DatasetError as error:
         return [str(error)]
+    if "root" in made.content:
+        return [
+            f"{folder} lists files in {made.place}: make it anew with --index, which reads them"
+        ]
     problems = [*strays(made), *miscounts(made)]
     files = [Listed(**file) for file in made.content["files"]]
     progress = Progress("reading files", sum(file.samples for file in files))

@@ -13,7 +13,12 @@ ENDINGS = ("png", "webp", "jpeg", "jpg")  # of the members of a tar that are ima
 
 def is_image(name: str) -> bool:
     """Whether the member `name` of a tar is a sample's image, and not its class or notes."""
-    return name.rpartition(".")[2].lower() in ENDINGS
+    return ending_of(name) in ENDINGS
+
+
+def ending_of(name: str) -> str:
+    """As webdataset has it: what follows the first dot of a member's name."""
+    return name.rpartition("/")[2].partition(".")[2].lower()
 
 
 def decode(data: bytes, side: int, shard: Path | str, name: object) -> np.ndarray:

@@ -17,7 +17,7 @@ import torch
 
 from dataprep.manifest import DatasetError, Manifest, Shard
 from pipeline.data.batch import Batch
-from pipeline.data.decode import decode, is_image
+from pipeline.data.decode import decode, ending_of, is_image
 
 OPEN = 16  # tars that a reader holds open
 MEMBER = np.dtype([("offset", "<i8"), ("size", "<i4"), ("label", "<i4")])
@@ -98,17 +98,17 @@ class Name:
 
 def members(shard: Shard) -> np.ndarray:
     """Where the images of a tar lie, and their labels, -1 without: (samples,) of MEMBER."""
-    found = []
+    found, labels = [], {}
     try:
         with tarfile.open(shard.path, "r:") as tar:
             while member := tar.next():
                 tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps a list of all that it has seen
+                key = member.name[: len(member.name) - len(ending_of(member.name))]
                 if is_image(member.name):
-                    found.append((member.offset_data, member.size, -1))
-                elif member.name.endswith(".cls"):
-                    label = int(tar.extractfile(member).read())
-                    found[-1] = (*found[-1][:2], label)
-    except (tarfile.TarError, OSError, ValueError, IndexError) as error:
+                    found.append((key, member.offset_data, member.size))
+                elif ending_of(member.name) == "cls":
+                    labels[key] = int(tar.extractfile(member).read())
+    except (tarfile.TarError, OSError, ValueError) as error:
         raise DatasetError(
             f"{shard.path} is damaged ({error}): copy it again, or prepare the dataset again"
         ) from None
@@ -117,4 +117,4 @@ def members(shard: Shard) -> np.ndarray:
             f"{shard.path} holds {len(found)} images instead of {shard.samples}: "
             "copy it again, or prepare the dataset again"
         )
-    return np.array(found, MEMBER)
+    return np.array([(*where, labels.get(key, -1)) for key, *where in found], MEMBER)
