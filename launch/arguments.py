@@ -14,6 +14,7 @@ from pipeline.metrics.evaluation import check_images, find_extractor
 from pipeline.metrics.features import FeaturesError
 from stages import passes, plan, schedule
 from stages.config import Config
+from stages.scale import scaled
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 USER_ERRORS = (ConfigError, DatasetError, FeaturesError)
@@ -69,7 +70,7 @@ def read(arguments: argparse.Namespace) -> tuple[Config, Path]:
     if arguments.init:
         overrides.append(f"init={json.dumps(str(Path(arguments.init).resolve()))}")
     path = named if named.exists() else arguments.config
-    config = parse(Config, passes.counted(read_config(path, overrides)), str(path))
+    config = parse(Config, scaled(passes.counted(read_config(path, overrides))), str(path))
     folder = arguments.output or Path("runs") / config.name
     return config, folder.resolve()
 
@@ -129,10 +130,11 @@ def shareable(config: Config, nodes: int, gpus: int) -> int:
         except ValueError:
             continue
         if count < gpus:
-            fewer = -(-nodes * count // gpus)
+            used, fewer = nodes * count, -(-nodes * count // gpus)
             print(
-                f"using {count} of the {gpus} GPUs of each node: the configuration's batches "
-                f"cannot be shared by more on {nodes} nodes (see micro_batch)"
+                f"the batches of {config.name} can be shared by {used} of {nodes * gpus} GPUs: "
+                f"{count} of the {gpus} GPUs of each node are asked for. For all of them, larger "
+                f"batches: a -32gpu configuration or scale=N (stages/scale.py says what follows)"
                 + (f"; --nodes {fewer} has as many, closer together" if fewer < nodes else "")
             )
         return count
@@ -141,14 +143,16 @@ def shareable(config: Config, nodes: int, gpus: int) -> int:
 
 def show(config: Config) -> str:
     """The whole configuration as YAML, headed by its stages as comments."""
-    lines = ["#   stage      images    steps  batch       lr  ceiling of KL (nats, per latent)"]
+    lines = [
+        "#   stage      images    steps  batch  shared by       lr  KL ceiling (nats, per latent)"
+    ]
     for stage in config.stages:
         side, latent = stage.resolution, config.shape.latent
         ceiling = schedule.ceiling(config, stage)
         bound = "" if ceiling is None else f"{ceiling:9,.0f}  {ceiling / latent:.1f}"
         lines.append(
             f"# {f'{side}x{side}':>7} {stage.images:>11,} {stage.images // stage.batch:>8,} "
-            f"{stage.batch:>6} {stage.lr:>8g}  {bound}"
+            f"{stage.batch:>6} {stage.batch // stage.micro_batch:>10} {stage.lr:>8.3g}  {bound}"
         )
     return "\n".join(lines) + "\n" + yaml.safe_dump(plain(config), sort_keys=False)
 

@@ -51,8 +51,14 @@ class StageConfig:
     """Learning rate of both networks."""
     fade: Images = 0
     """Images over which the resolution is faded in."""
+    warmup: Images = 0
+    """Images from the stage's start over which the learning rate rises from 0."""
     beta_neg: float | None = None
     """In the place of the objective's."""
+    beta_2: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """In the place of the engine's."""
+    eps: Annotated[float, Field(gt=0)] | None = None
+    """In the place of the engine's."""
     every: Every | None = None
     """In the place of the training's."""
 

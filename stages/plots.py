@@ -21,7 +21,7 @@ def schedule(config: Config, path: Path | BinaryIO) -> None:
     curves = {
         "alpha": [m.alpha for m in moments],
         "batch": [m.stage.batch for m in moments],
-        "learning rate": [m.stage.lr for m in moments],
+        "learning rate": [m.lr for m in moments],
         "beta_neg": [getattr(m.objective, "beta_neg", float("nan")) for m in moments],
         "ceiling of KL\n(nats)": [_ceiling(config, m) for m in moments],
     }

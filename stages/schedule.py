@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 
 from pipeline import balance
+from pipeline.engines import EngineConfig
 from pipeline.objective import VAE, Objective, SoftIntroVAE
 from stages.config import Config, Every, StageConfig
 
@@ -23,6 +24,8 @@ class Moment:
     """Images seen when it ends."""
     alpha: float
     """How far the stage's resolution is faded in: 0 to 1."""
+    lr: float
+    """Learning rate."""
     objective: Objective
     every: Every
 
@@ -49,6 +52,7 @@ def at(config: Config, images: int) -> Moment:
         first,
         last,
         fade_in(images - first, stage.fade),
+        learning_rate(stage, images - first),
         objective_at(config, stage, images),
         stage.every or config.every,
     )
@@ -57,6 +61,18 @@ def at(config: Config, images: int) -> Moment:
 def fade_in(images: int, fade: int) -> float:
     """alpha after `images` images of a stage: half a cosine from 0 to exactly 1 (spec C.3)."""
     return 0.5 - 0.5 * math.cos(math.pi * images / fade) if images < fade else 1.0
+
+
+def learning_rate(stage: StageConfig, images: int) -> float:
+    """The rate of the step that follows `images` images of a stage: it rises over `warmup`."""
+    seen = images + stage.batch
+    return stage.lr * seen / stage.warmup if seen < stage.warmup else stage.lr
+
+
+def engine_of(config: Config, stage: StageConfig) -> EngineConfig:
+    """The engine's configuration with what the stage sets in its place."""
+    own = {"beta_2": stage.beta_2, "eps": stage.eps}
+    return replace(config.engine, **{key: v for key, v in own.items() if v is not None})
 
 
 def objective_at(config: Config, stage: StageConfig, images: int) -> Objective:

@@ -13,6 +13,7 @@ from pipeline.data.loaders import training_images
 from pipeline.engines import Engine
 from pipeline.networks.family import Networks, casts_kept
 from pipeline.objective import Terms
+from stages import schedule
 from stages.config import Config
 from stages.schedule import Moment
 
@@ -34,8 +35,9 @@ class Stage:
         settings, rank, world = moment.stage, processes.rank(), processes.world_size()
         self.micro_batches = settings.batch // settings.micro_batch // world
         side, device = settings.resolution, networks.device
+        engine = schedule.engine_of(config, settings)
         self.engines = [
-            Engine(parameters, config.engine, settings.micro_batch, self.micro_batches)
+            Engine(parameters, engine, settings.micro_batch, self.micro_batches)
             for parameters in networks.parameters_at(side)
         ]
         self.starts, ahead = (
@@ -51,7 +53,7 @@ class Stage:
         settings, objective, engine = moment.stage, moment.objective, self.config.engine
         networks = self.networks.training_at(settings.resolution, moment.alpha, engine.precision)
         for e in self.engines:
-            e.optimizer.set_learning_rate(settings.lr)
+            e.optimizer.set_learning_rate(moment.lr)
         held, terms = [], []
         for _ in range(self.micro_batches):
             start, (x, labels) = next(self.starts), next(self.images)

@@ -193,7 +193,7 @@ class Trainer:
         values = self.meter.read()
         engines = self.stage.engines
         skipped = max(e.skipped for e in engines)
-        values |= {"alpha": moment.alpha, "lr": moment.stage.lr, "skipped_steps": skipped}
+        values |= {"alpha": moment.alpha, "lr": moment.lr, "skipped_steps": skipped}
         if self.report:
             self.report.log(self.images, moment, values, max(e.recent[1] for e in engines))
         health.check(engines, values, self.meter.broken, moment, self.images, self.signals.group)

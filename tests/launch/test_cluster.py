@@ -51,7 +51,10 @@ def test_as_many_gpus_are_used_as_can_share_every_batch(capsys):
     assert arguments.shareable(config, nodes=2, gpus=2) == 2
     assert not capsys.readouterr().out
     assert arguments.shareable(config, nodes=2, gpus=8) == 2
-    assert "using 2 of the 8 GPUs of each node" in capsys.readouterr().out
+    assert (
+        "can be shared by 4 of 16 GPUs: 2 of the 8 GPUs of each node are asked for"
+        in capsys.readouterr().out
+    )
     assert arguments.shareable(config, nodes=1, gpus=3) == 2
     assert arguments.shareable(config, nodes=4, gpus=0) == 0
 

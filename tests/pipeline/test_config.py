@@ -9,6 +9,7 @@ from dataprep.manifest import Manifest
 from pipeline.config import ConfigError, flat, load, parse, plain, read
 from stages import passes
 from stages.config import Config
+from stages.scale import scaled
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 DEMO = CONFIGS / "demo.yaml"
@@ -18,7 +19,7 @@ DEMO = CONFIGS / "demo.yaml"
 def test_every_configuration_is_valid_and_headed_by_its_command(path, dataset):
     content = read(path)
     content["data"]["path"] = str(dataset)  # some count passes over it
-    config = parse(Config, passes.counted(content), str(path))
+    config = parse(Config, scaled(passes.counted(content)), str(path))
     assert config.name == path.stem
     head = path.read_text().split("\nname:")[0]
     assert all(word in head for word in ("# Command:", "# Cost:", "# Result:"))
