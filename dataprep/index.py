@@ -75,7 +75,9 @@ def index(pattern: str, out: Path, test_fraction: float, workers: int) -> Manife
         }
         for path, one, split in zip(paths, found, splits)
     ]
-    counts = {s: sum(f["samples"] for f in files if f["split"] == s) for s in manifest.SPLITS}
+    counts = dict.fromkeys(manifest.SPLITS, 0)
+    for one, split in zip(found, splits):
+        counts[split] += one.images
     classes = [] if None in labels else [str(i) for i in range(max(labels) + 1)]
     content: dict[str, Any] = {
         "root": str(root),
