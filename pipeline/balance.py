@@ -63,12 +63,7 @@ def measures(objective: SoftIntroVAE, values: int, terms: dict[str, float]) -> d
     }
 
 
-def warning(objective: SoftIntroVAE, measured: dict[str, float]) -> str | None:
-    """A sentence where fakes are at the ceiling and the margin is small, with what to change."""
-    if measured["kl_fake_of_ceiling"] < AT_CEILING or measured["decoder_ratio"] > SMALL_RATIO:
-        return None
-    return (
-        f"the KL of fakes is at its ceiling of {measured['kl_ceiling']:.0f} nats and hardly above "
-        f"that of real images (r = {measured['decoder_ratio']:.2f}): samples will keep artefacts. "
-        f"Lower beta_neg, which is {objective.beta_neg:g} here, to raise the ceiling"
-    )
+def at_ceiling(measured: dict[str, float]) -> bool:
+    """Whether fakes are at the ceiling of KL with a small margin: samples will keep artefacts."""
+    near = measured["kl_fake_of_ceiling"] >= AT_CEILING
+    return near and measured["decoder_ratio"] <= SMALL_RATIO

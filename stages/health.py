@@ -7,6 +7,7 @@ from statistics import median
 
 import torch.distributed as dist
 
+from pipeline import balance
 from pipeline.engines import Engine
 from stages.schedule import Moment
 
@@ -73,14 +74,19 @@ class Watch:
 
     def __init__(self, lines: list[dict]):
         """`lines` were logged, and warned of, before."""
-        self.below, self.flat, self.warned = 0, 0, set()
+        self.below, self.flat, self.at_ceiling, self.warned = 0, 0, 0, set()
         self.kls: dict[str, deque] = {n: deque(maxlen=self.LONG) for n in ("kl_real", "kl_fake")}
         for line in lines:
             self.read(line)
 
     def read(self, values: dict[str, float]) -> list[tuple[str, str]]:
         """The warnings that these values are the first reason for: (name, sentence)."""
-        found = [*self._order(values), *self._spread(values), *self._explosion(values)]
+        found = [
+            *self._order(values),
+            *self._spread(values),
+            *self._ceiling(values),
+            *self._explosion(values),
+        ]
         new = [(name, text) for name, text in found if name not in self.warned]
         self.warned.update(name for name, _ in new)
         return new
@@ -105,6 +111,19 @@ class Watch:
                     f"generated images have been nearly alike for {self.flat} logs: they vary by "
                     f"{values['sample_spread']:.0%} of what real ones do. The authors warn of a "
                     f"beta_rec far below beta_kl; the KL of real images near 0 means the same",
+                )
+
+    def _ceiling(self, values):
+        if "kl_ceiling" in values and values.get("alpha") == 1:
+            self.at_ceiling = self.at_ceiling + 1 if balance.at_ceiling(values) else 0
+            if self.at_ceiling >= self.LONG:
+                yield (
+                    "kl_fake_at_ceiling",
+                    f"the KL of generated images has been at its ceiling of "
+                    f"{values['kl_ceiling']:.0f} nats for {self.at_ceiling} logs, and hardly above "
+                    f"that of real ones (decoder_ratio {values['decoder_ratio']:.2f}): samples "
+                    f"will keep artefacts. A lower beta_neg raises the ceiling (see "
+                    f"pipeline/balance.py)",
                 )
 
     def _explosion(self, values):

@@ -22,7 +22,6 @@ from stages.config import Config
 from stages.health import Watch
 from stages.run_folder import RunFolder
 
-PATIENCE = 5  # logs in a row at the ceiling of KL before the user is warned
 TOOK = "evaluation_seconds"  # in the lines of the journal that are evaluations
 
 
@@ -48,7 +47,6 @@ class Report:
             disable=not sys.stderr.isatty(),
         )
         self.since, self.since_images = time.monotonic(), images
-        self.at_ceiling = 0
 
     def say(self, line: str | None) -> None:
         if line:
@@ -75,7 +73,6 @@ class Report:
             self.tell(line, of_stage=line["resolution"] == side)
         if any(TOOK in line and line["images"] == moment.last for line in self.journal.lines):
             self.finish(moment)
-        self.at_ceiling = 0
         self.start_clock(moment.first)
 
     def write(self, images: int, moment: schedule.Moment, values: dict[str, float]) -> None:
@@ -139,16 +136,11 @@ class Report:
         self.start_clock(images)
 
     def balance(self, moment: schedule.Moment, values: dict[str, float]) -> dict[str, float]:
-        """Measures of `pipeline.balance`; warns after PATIENCE logs in a row at the ceiling."""
+        """Measures of `pipeline.balance`, which `health.Watch` reads."""
         objective = moment.objective
         if not isinstance(objective, SoftIntroVAE) or not values.keys() >= balance.TERMS:
             return {}
-        measured = balance.measures(objective, 3 * moment.stage.resolution**2, values)
-        warning = balance.warning(objective, measured) if moment.alpha == 1 else None
-        self.at_ceiling = self.at_ceiling + 1 if warning else 0
-        if self.at_ceiling == PATIENCE:
-            self.say(f"warning: {warning}")
-        return measured
+        return balance.measures(objective, 3 * moment.stage.resolution**2, values)
 
     def pictures(self, images: int, model: ResolutionModel) -> None:
         """Files, and MLflow's steps; those at the ends of stages are on the training's run, too."""

@@ -33,15 +33,14 @@ def test_without_adversary_or_prior_there_is_no_ceiling():
     assert balance.kl_ceiling(SoftIntroVAE(beta_kl=2.0, beta_neg=1.0), 48) == 0
 
 
-def test_a_small_margin_at_the_ceiling_is_warned_of():
+def test_a_small_margin_at_the_ceiling_is_noticed():
     o = SoftIntroVAE(beta_kl=0.25, beta_neg=64.0)
     old = balance.measures(o, 3072, {"rec": 100.0, "kl_real": 116.0, "kl_fake": 134.0})
-    assert old["decoder_ratio"] == pytest.approx(0.25 * 18 / 100)
-    assert "Lower beta_neg, which is 64 here" in balance.warning(o, old)
-    good = balance.measures(o, 3072, {"rec": 100.0, "kl_real": 60.0, "kl_fake": 134.0})
-    assert balance.warning(o, good) is None  # r = .19
+    assert old["decoder_ratio"] == pytest.approx(0.25 * 18 / 100) and balance.at_ceiling(old)
+    margin = balance.measures(o, 3072, {"rec": 100.0, "kl_real": 60.0, "kl_fake": 134.0})
+    assert not balance.at_ceiling(margin)  # r = .19
     low = balance.measures(o, 3072, {"rec": 100.0, "kl_real": 50.0, "kl_fake": 60.0})
-    assert balance.warning(o, low) is None  # far below the ceiling
+    assert not balance.at_ceiling(low)
 
 
 def test_an_encoder_that_sees_no_difference_settles_at_the_ceiling():
