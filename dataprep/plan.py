@@ -216,8 +216,9 @@ def write_splits(source: str, settings: Settings, folder: Path, found: Found) ->
     if sorted_rows.stat().st_size == 0:
         raise no_image(source, refused, folder, found)
     kinds = {container.kind for container in found.containers}
-    if settings.image_column and not kinds & {"parquet", "tar"}:
-        raise DatasetError("--image-column is of tables and tars, and there are none")
+    if (settings.image_column or settings.label_column) and not kinds & {"parquet", "tar"}:
+        name = "--image-column" if settings.image_column else "--label-column"
+        raise DatasetError(f"{name} is of tables and tars, and there are none")
     names = (row[0] for row in read_rows(sorted_rows))
     rule = split.choose(names, settings.split, settings.test_fraction)
     classes, label_of = labels(settings, sorted_rows, list(found.containers))

@@ -4,9 +4,9 @@
 
 SOURCE is a folder tree, a zip, a tar or WebDataset shard, a parquet file, a TFRecord, or a list
 (.txt) or a quoted pattern ('shards/*.tar') of these. Every image is decoded once, cropped to a
-square and resized to --max-resolution and every lower power of two down to 4. DIR then
-holds WebDataset tars, FFCV files and manifest.json, and appears whole or not at all. A command that
-was stopped goes on where it was when it is run again.
+square and resized to --max-resolution and every lower power of two down to 4. DIR then holds
+WebDataset tars, FFCV files and manifest.json, and appears whole or not at all. A command that was
+stopped goes on where it was when it is run again.
 """
 
 import argparse
@@ -98,7 +98,11 @@ def parser() -> argparse.ArgumentParser:
         help="folder: each folder is a class; stored: .cls or .json in tars, column or feature "
         "`label`, dataset.json",
     )
-    add("--image-column", metavar="NAME", help="of tables, or in tars as jpg or mask.png")
+    add(
+        "--image-column",
+        metavar="NAME",
+        help="of tables; in tars the ending of a sample's image, as jpg, or any for all",
+    )
     add("--label-column", metavar="NAME", help="of tables, or in tars as cls, or a key in .json")
     add(
         "--crop",

@@ -157,6 +157,9 @@ def test_where_the_images_lie_is_told(tmp_path, capsys):
     assert "images by folders: 6 images, 5 masks, 1 in none\n" in capsys.readouterr().out
     assert main([str(source), "--out", str(tmp_path / "no"), *how, "--image-column", "a"]) == 1
     assert "--image-column is of tables and tars, and there are none" in capsys.readouterr().err
+    labelled = [*how, "--labels", "stored", "--label-column", "a"]
+    assert main([str(source), "--out", str(tmp_path / "no"), *labelled]) == 1
+    assert "--label-column is of tables and tars, and there are none" in capsys.readouterr().err
 
 
 def test_lost_and_found_is_not_looked_into(tmp_path):

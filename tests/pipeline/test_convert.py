@@ -11,6 +11,7 @@ import torch
 import pipeline
 from pipeline import convert, sample
 from pipeline.config import plain
+from pipeline.networks.style import published
 from pipeline.networks.style.autoencoder import Autoencoder
 from pipeline.networks.style.shape import Shape
 from pipeline.records import checkpoints
@@ -107,6 +108,7 @@ def test_a_file_of_before_its_last_resolution(tmp_path, capsys, side, averages):
 
 
 def test_a_file_that_tells_no_resolution(tmp_path):
+    assert published.trained_resolution(Autoencoder(SMALL).state_dict(), SMALL) is None
     content = published_files.content(SMALL, lambda name, size: torch.zeros(size))
     path = published_files.write(tmp_path / "zeros.pth", content)
     said = refusal(path, tmp_path / "ours")
