@@ -75,6 +75,7 @@ def test_each_sign_of_illness_is_warned_of_once_and_not_again_when_resumed():
     found = [watch.read(v | {"decoder_ratio": 0.03}) for v in [fading] * 30 + [at_ceiling] * 30]
     assert [number for number, new in enumerate(found) if new] == [49]
     assert found[49][0][0] == "kl_fake_at_ceiling" and "lower beta_neg" in found[49][0][1]
-    assert not any(Watch([]).read(at_ceiling | {"decoder_ratio": 0.4}) for _ in range(30))
+    watch = Watch([])
+    assert not any(watch.read(at_ceiling | {"decoder_ratio": 0.4}) for _ in range(30))
     again = Watch(lines)
     assert not any(again.read(line) for line in lines)
