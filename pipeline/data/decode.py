@@ -9,6 +9,12 @@ from PIL import Image, UnidentifiedImageError
 from dataprep.manifest import DatasetError
 
 ENDINGS = ("png", "webp", "jpeg", "jpg")  # of the members of a tar that are images
+AGAIN = "find all damage with dataprep/shard.py --verify"
+
+
+def sample(number: int) -> str:
+    """A sample of a beton, as the dataset numbers them."""
+    return f"sample {number} (line {number + 1} of its split in index/)"
 
 
 def is_image(name: str) -> bool:
@@ -27,10 +33,7 @@ def decode(data: bytes, side: int, shard: Path | str, name: object) -> np.ndarra
         with Image.open(BytesIO(data)) as image:
             pixels = np.asarray(image)
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise DatasetError(
-            f"{shard}: {name} cannot be decoded ({error}); find all damage with "
-            f"dataprep/shard.py --verify"
-        ) from None
+        raise DatasetError(f"{shard}: {name} cannot be decoded ({error}); {AGAIN}") from None
     if pixels.shape != (side, side, 3):
         raise DatasetError(
             f"{shard}: {name} is {pixels.shape} instead of {(side, side, 3)}: prepare the "

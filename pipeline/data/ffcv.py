@@ -6,8 +6,9 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from dataprep.manifest import Manifest
+from dataprep.manifest import DatasetError, Manifest
 from pipeline.data.batch import Batch
+from pipeline.data.decode import AGAIN, sample
 
 
 class FFCVReader:
@@ -15,23 +16,26 @@ class FFCVReader:
 
     def __init__(self, manifest: Manifest, resolution: int, split: str, size: int, workers: int):
         with torch_threads():
-            from ffcv.fields.decoders import SimpleRGBImageDecoder  # compiles for seconds
-            from ffcv.loader import Loader, OrderOption, epoch_iterator
+            from ffcv.loader import Loader, OrderOption, epoch_iterator  # compiles for seconds
             from ffcv.transforms import ToTensor
+
+            from pipeline.data.ffcv_decoder import CheckedDecoder, check_tables
 
             # These pipelines stay on the CPU; FFCV's threads would claim memory of the first GPU.
             epoch_iterator.IS_CUDA = False
+            self.path, self.decoder = manifest.beton(resolution, split), CheckedDecoder()
             self.loader = Loader(
-                str(manifest.beton(resolution, split)),
+                str(self.path),
                 batch_size=size,
                 num_workers=workers,
                 os_cache=True,
                 order=OrderOption.SEQUENTIAL,
                 drop_last=False,
-                pipelines={"image": [SimpleRGBImageDecoder(), ToTensor()], "label": None},
+                pipelines={"image": [self.decoder, ToTensor()], "label": None},
             )
         # FFCV holds the samples' metadata in memory; a pipeline for labels would be compiled.
         reader = self.loader.reader
+        check_tables(reader, self.path, resolution)
         field = f"f{reader.field_names.index('label')}"
         self.labels = torch.from_numpy(reader.metadata[field].copy()) if manifest.classes else None
 
@@ -47,9 +51,18 @@ class FFCVReader:
             batches = iter(self.loader)
         done = 0
         for (images,) in batches:
+            self._check()
             chosen = indices[done : done + len(images)]
             done += len(images)
             yield Batch(images, None if self.labels is None else self.labels[chosen])
+
+    def _check(self) -> None:
+        """DatasetError where an image, of this batch or of those read ahead, cannot be decoded.
+
+        Raw pixels are not known from others: dataprep/shard.py --verify finds their damage.
+        """
+        if (number := int(self.decoder.damaged[0])) >= 0:
+            raise DatasetError(f"{self.path}: {sample(number)} cannot be decoded; {AGAIN}")
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from dataprep.formats.beton import METADATA, METADATA_START
 from dataprep.manifest import DatasetError, Manifest
 from pipeline.data import order
 from pipeline.data.config import DataConfig
@@ -166,6 +167,39 @@ def test_a_damaged_image_is_named(dataset, tmp_path):
     config = DataConfig(path=str(broken), loader="webdataset")
     with pytest.raises(DatasetError, match=r"train-000000.tar: \S+ cannot be decoded"):
         list(split_images(config, Manifest.load(broken), 16, "train", np.arange(8), 4, CPU))
+
+
+@pytest.fixture
+def jpegs(dataset, tmp_path):
+    command = [sys.executable, "dataprep/shard.py", dataset.parent / "images", "--out", tmp_path]
+    command += ["--max-resolution", "16", "--formats", "ffcv", "--beton-images", "jpeg"]
+    subprocess.run(command, check=True, capture_output=True)
+    return tmp_path
+
+
+def read_beton(folder):
+    source = reader(DataConfig(path=str(folder), workers=2), Manifest.load(folder), 16, "train", 4)
+    return sum(len(batch.images) for batch in source.batches(np.arange(20)))
+
+
+def test_a_damaged_jpeg_of_a_beton_is_named(jpegs):
+    assert read_beton(jpegs) == 20
+    path = Manifest.load(jpegs).beton(16, "train")
+    content = bytearray(path.read_bytes())
+    start = [i for i in range(len(content)) if content[i : i + 3] == b"\xff\xd8\xff"][5]
+    content[start : start + 100] = bytes(100)
+    path.write_bytes(content)
+    with pytest.raises(DatasetError, match=r"r016-train.beton: sample 5 \(line 6 .* cannot be dec"):
+        read_beton(jpegs)
+
+
+def test_a_damaged_table_of_a_beton_is_named(jpegs):
+    path = Manifest.load(jpegs).beton(16, "train")
+    content = bytearray(path.read_bytes())
+    content[METADATA_START + 3 * METADATA.itemsize + 8] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(DatasetError, match=r"r016-train.beton: sample 3 \(line 4 .* is damaged"):
+        read_beton(jpegs)
 
 
 def test_tars_may_be_more_than_the_files_that_a_process_can_open(dataset, tmp_path):
