@@ -157,7 +157,11 @@ def content(
 ) -> dict[str, Any]:
     """What the manifest is to hold."""
     settings, rule = plan.settings, plan.content["split"]
-    fraction = {"test_fraction": settings.test_fraction} if rule["rule"] == "fraction" else {}
+    fraction = (
+        {"test_fraction": settings.test_fraction}
+        if rule["rule"] in ("fraction", "classes", "tail")
+        else {}
+    )
     name = Path(plan.content["source"]).resolve().name
     return {
         "made_with": versions(),

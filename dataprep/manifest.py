@@ -24,7 +24,7 @@ left out. `manifest.json` is an object of
                   says what they were read for; of the images that are in, those that were cropped
                   or padded to a square, as {"images", "first"}, or null
     settings      what was asked for: see dataprep/settings.py
-    split         {"rule": "ffhq" | "celebahq" | "folder" | "fraction",
+    split         {"rule": "ffhq" | "celebahq" | "folder" | "fraction" | "classes" | "tail",
                   "test_fraction"?, "asked", "why"}
     resolutions   ascending powers of two
     samples       {"train": n, "test": n}

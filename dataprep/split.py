@@ -7,6 +7,9 @@ which a disk lists them, or a second run, changes nothing.
              in val, valid, validation, dev, test, testing or eval test
   fraction   a share of the images by a hash of the name: an image keeps its side when others
              come or go
+  classes    a share of the folders (or archives) that images lie in, whole, by a hash of its name
+  tail       the last share of the images in each folder (or video) by name: neighbouring frames are
+             near copies of each other
 """
 
 import functools
@@ -19,7 +22,7 @@ from typing import NamedTuple
 
 from dataprep.manifest import DatasetError
 
-RULES = ("ffhq", "celebahq", "folder", "fraction")
+RULES = ("ffhq", "celebahq", "folder", "fraction", "classes", "tail")
 TRAIN = ("train", "training")
 TEST = ("val", "valid", "validation", "dev", "test", "testing", "eval")
 FFHQ_TRAIN = 60_000
@@ -83,6 +86,8 @@ def choose(names: Iterable[str], asked: str, test_fraction: float) -> Rule:
     images numbered without a gap, and else fraction; `why` says which and for what reason.
     Goes through the names once; DatasetError where the rule does not fit them.
     """
+    if asked in ("classes", "tail"):
+        return by_folders(names, asked, test_fraction)
     seen = Seen()
     for name in names:
         seen.add(name)
@@ -95,6 +100,30 @@ def choose(names: Iterable[str], asked: str, test_fraction: float) -> Rule:
             )
         return Rule(rule, why, lambda name: side_of(name) == "test")
     return official(rule, why, seen, test_fraction)._replace(note=mixed(rule, seen))
+
+
+def by_folders(names: Iterable[str], asked: str, test_fraction: float) -> Rule:
+    """Folders held out whole, or the end of each; DatasetError where that leaves a side empty."""
+    folders: dict[str, list[str]] = {}
+    for name in names:
+        folder, _, last = name.rpartition("/")
+        folders.setdefault(folder, []).append(last)
+    if asked == "classes":
+        count = round(test_fraction * len(folders))
+        if not 0 < count < len(folders):
+            raise DatasetError(
+                f"--split classes: {test_fraction:g} of {len(folders)} folders are {count}; try "
+                "another --test-fraction"
+            )
+        held = set(sorted(folders, key=name_hash)[:count])
+        why = f"as asked: {count} of {len(folders)} folders are held out"
+        return Rule(asked, why, lambda name: name.rpartition("/")[0] in held)
+    first = {}
+    for folder, inside in folders.items():
+        count = max(1, round(test_fraction * len(inside)))
+        first[folder] = sorted(inside)[-count]
+    why = f"as asked: the last {test_fraction:g} of each of {len(folders)} folders"
+    return Rule(asked, why, lambda name: name.rpartition("/")[2] >= first[name.rpartition("/")[0]])
 
 
 def official(rule: str, why: str, seen: Seen, test_fraction: float) -> Rule:

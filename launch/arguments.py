@@ -5,9 +5,11 @@ import json
 import sys
 from pathlib import Path
 
+import torch
 import yaml
 
 from dataprep.manifest import DatasetError, Manifest
+from pipeline import networks
 from pipeline.config import ConfigError, parse, plain
 from pipeline.config import read as read_config
 from pipeline.metrics.evaluation import check_images, find_extractor
@@ -90,10 +92,19 @@ def check(config: Config, world: int, dry_run: bool = False) -> list[str]:
         for stage in config.stages:
             manifest.check(stage.resolution)
         check_images(manifest)
+        config.check_classes(len(manifest.classes))
     except DatasetError as error:
         if not dry_run:
             raise
         found.append(f"not checked, the data: {error}")
+    with torch.device("meta"):
+        built = networks.build(config.shape)
+    try:
+        built.training_at(config.shape.resolution, 1.0, config.engine.precision)
+    except FeaturesError as error:
+        if not dry_run:
+            raise
+        found.append(f"not checked, the features of the training: {error}")
     try:
         found.append(find_extractor(config.evaluation)[1])
     except FeaturesError as error:

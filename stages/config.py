@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
+from pipeline.config import ConfigError
 from pipeline.data.config import DataConfig
 from pipeline.engines import EngineConfig
 from pipeline.metrics.evaluation import EvaluationConfig
@@ -173,9 +174,9 @@ class Config:
         return self
 
     def check_classes(self, count: int) -> None:
-        """ValueError where the networks are told other than the dataset's `count` classes."""
+        """ConfigError where the networks are told other than the dataset's `count` classes."""
         if self.shape.classes not in (0, count):
-            raise ValueError(
+            raise ConfigError(
                 f"shape.classes is {self.shape.classes}, and {self.data.path} has {count} classes"
             )
 

@@ -25,7 +25,7 @@ from stages.config import Change, Config, Origin
 FREE = (
     "name", "data.path", "data.loader", "data.workers", "data.cache", "data.timeout",
     "data.retry_seconds", "data.allow_pipe", "tracking.", "evaluation.", "every.", "history",
-    "origin", "faults.",
+    "origin", "faults.", "shape.vgg16",
 )  # fmt: skip
 
 

@@ -47,6 +47,11 @@ def jpeg(pixels: np.ndarray, quality: int) -> bytes:
     return by_pillow(pixels, "JPEG", quality=quality, subsampling=0)
 
 
+def bmp(pixels: np.ndarray) -> bytes:
+    """The BMP of (H, W, 3) uint8 pixels: as they are."""
+    return by_pillow(np.ascontiguousarray(pixels), "BMP")
+
+
 def by_pillow(pixels: np.ndarray, format: str, **how) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format, **how)

@@ -8,15 +8,14 @@ others in `train`: `--split folder` is the official split.
 An entry's place: [number of the record].
 """
 
-import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
+from dataprep.images.encode import bmp
 from dataprep.manifest import DatasetError
 from dataprep.sources.entry import Asked, Entry
 
@@ -94,10 +93,3 @@ class Archive:
 
     def close(self) -> None:
         self.file.close()
-
-
-def bmp(pixels: np.ndarray) -> bytes:
-    """RGB pixels (H, W, 3) uint8 as a file that `dataprep.images.decode` reads, without loss."""
-    file = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(file, "BMP")
-    return file.getvalue()

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from dataprep.images.decode import LFS_POINTER
 from dataprep.manifest import DatasetError
-from dataprep.sources import cifar, tfrecord
+from dataprep.sources import cifar, mat, tfrecord
 
-ARCHIVE = re.compile(r"\.(zip|tar|parquet|tfrecords?(-\d+-of-\d+)?)$", re.IGNORECASE)
+ARCHIVE = re.compile(r"\.(zip|tar|parquet|mat|avi|tfrecords?(-\d+-of-\d+)?)$", re.IGNORECASE)
 COMPRESSED = re.compile(r"\.(tar\.(gz|bz2|xz|zst|lz4|z)|tgz|tbz2?|txz|tzst)$", re.IGNORECASE)
 
 START = 512  # bytes that are looked at
@@ -41,6 +41,10 @@ def kind_of(path: Path) -> str | None:
         return "zip"
     if start[:4] == b"PAR1":
         return "parquet"
+    if start.startswith(mat.START):
+        return "mat"
+    if start[:4] == b"RIFF" and start[8:12] == b"AVI ":
+        return "video"
     if tfrecord.record_length(start[: tfrecord.HEAD.size]) is not None:
         return "tfrecord"
     return "tar" if is_tar(path) else None

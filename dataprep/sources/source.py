@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from dataprep.images.names import rule_of
 from dataprep.manifest import NAME, DatasetError
-from dataprep.sources import cifar, folder, parquet, tarballs, tfrecord, zips
+from dataprep.sources import cifar, folder, mat, parquet, tarballs, tfrecord, video, zips
 from dataprep.sources.contents import kind_of, named_as_archive, no_archive, what_else
 from dataprep.sources.entry import Asked, Entry, Passed, Refused, Said, clean
 
@@ -22,6 +22,8 @@ KINDS: dict[str, ModuleType] = {
     "parquet": parquet,
     "tfrecord": tfrecord,
     "cifar": cifar,
+    "mat": mat,
+    "video": video,
 }
 MOST_SHARDS = 1_000_000
 LISTS = (".txt", ".lst", ".list")

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipeline.metrics import features
 from pipeline.metrics.features import FeaturesError
 from pipeline.networks.family import Images
 from pipeline.networks.translation.layers import Decoder, Encoders
@@ -56,6 +57,7 @@ class Autoencoder(nn.Module):
                     "the perceptual error needs shape.vgg16, a safetensors file of VGG16; "
                     "shape.error=squared needs none"
                 )
+            features.find("vgg16", self.shape.vgg16)
             weight = self.decoder.linears[0].weight
             self.errors.append(PerceptualError(Path(self.shape.vgg16)).to(weight))
         return self.errors[0]

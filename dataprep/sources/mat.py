@@ -1,0 +1,65 @@
+"""Cars3D: a MATLAB file for each car, `im` (H, W, 3, azimuths, elevations) uint8.
+
+That of Reed et al. (nips2015-analogy-data.tar.gz, data/cars/*.mat): 183 cars of 24 azimuths and 4
+elevations, 128x128. Whichever car a file shows is told by its name alone: `--labels folder`.
+
+An entry's place: [azimuth, elevation].
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from dataprep.images.encode import bmp
+from dataprep.manifest import DatasetError
+from dataprep.sources.entry import Asked, Entry
+
+KEY = "im"
+START = b"MATLAB 5.0 MAT-file"
+
+
+def entries(path: Path, asked: Asked) -> Iterator[Entry]:
+    """Every view of the car, by azimuth and elevation. DatasetError."""
+    from scipy.io import whosmat
+
+    shapes = {name: shape for name, shape, _ in opened(path, whosmat)}
+    shape = shapes.get(KEY, ())
+    if len(shape) != 5 or shape[2] != 3:
+        raise DatasetError(
+            f"{path} holds {shapes or 'nothing'}, and not {KEY!r} of (H, W, 3, azimuths, "
+            "elevations): it is none of Cars3D's"
+        )
+    for azimuth in range(shape[3]):
+        for elevation in range(shape[4]):
+            name = f"azimuth-{azimuth:02d}-elevation-{elevation:02d}"
+            yield Entry(name, [azimuth, elevation])
+
+
+def opened(path: Path, function, **how):
+    """What one of scipy's readers makes of a file; DatasetError where it is damaged."""
+    try:
+        return function(path, **how)
+    except Exception as error:  # scipy's readers raise nearly anything on damaged bytes
+        if isinstance(error, OSError) and error.strerror:
+            raise DatasetError(f"{path} cannot be read: {error.strerror}") from None
+        raise DatasetError(f"{path} is damaged ({error}): get it again") from None
+
+
+class Archive:
+    """Reads the views of a car."""
+
+    def __init__(self, path: Path):
+        from scipy.io import loadmat
+
+        self.views = opened(path, loadmat, variable_names=[KEY])[KEY]
+        if self.views.dtype != np.uint8:
+            raise DatasetError(f"{path}: {KEY!r} is {self.views.dtype}, not uint8")
+
+    def read(self, entry: Entry) -> bytes:
+        """A view as the bytes of a BMP file."""
+        azimuth, elevation = entry.place
+        return bmp(self.views[..., azimuth, elevation])
+
+    def close(self) -> None:
+        pass

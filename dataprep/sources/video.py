@@ -1,0 +1,81 @@
+"""Videos as AVI files, each frame an image: KTH's, person01_handwaving_d4_uncomp.avi.
+
+Where KTH's list 00sequences.txt lies beside a video, or in the folder above, and names it, only
+frames in the ranges that it lists are images. Frames count from 1, as there.
+
+An entry's place: [frame].
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from dataprep.images.encode import bmp
+from dataprep.manifest import DatasetError
+from dataprep.sources.entry import Asked, Entry
+
+LIST = "00sequences.txt"
+
+
+def library():
+    """PyAV; DatasetError where it is not installed."""
+    try:
+        import av
+    except ImportError:
+        raise DatasetError("videos are read with PyAV: pip install av") from None
+    return av
+
+
+def entries(path: Path, asked: Asked) -> Iterator[Entry]:
+    """Every frame, or those listed. DatasetError."""
+    count, listed = sum(1 for _ in frames(path)), ranges(path)
+    for first, last in listed or [(1, count)]:
+        if last > count:
+            raise DatasetError(f"{path} has {count} frames, and {LIST} wants frame {last}")
+        for number in range(first, last + 1):
+            yield Entry(f"frame-{number:05d}", [number])
+
+
+def ranges(path: Path) -> list[tuple[int, int]]:
+    """The (first, last) frames that the list gives for a video; none where there is none."""
+    name = path.stem.removesuffix("_uncomp")
+    for folder in (path.parent, path.parent.parent):
+        if (folder / LIST).is_file():
+            text = (folder / LIST).read_text("utf-8", "replace")
+            found = re.search(rf"^\s*{re.escape(name)}\s+frames\s+(.*)$", text, re.MULTILINE)
+            pairs = re.findall(r"(\d+)\s*-\s*(\d+)", found[1]) if found else []
+            return sorted({(int(first), int(last)) for first, last in pairs})
+    return []
+
+
+def frames(path: Path) -> Iterator:
+    """The decoded frames, in order. DatasetError."""
+    av = library()
+    try:
+        with av.open(str(path)) as video:
+            yield from video.decode(video=0)
+    except (av.error.FFmpegError, IndexError) as error:
+        raise DatasetError(f"{path} cannot be decoded as a video ({error}): get it again") from None
+
+
+class Archive:
+    """Reads the frames of a video, fastest in their order."""
+
+    def __init__(self, path: Path):
+        self.path, self.frames, self.next = path, iter(()), 0
+
+    def read(self, entry: Entry) -> bytes:
+        """A frame as the bytes of a BMP file; OSError where it cannot be had."""
+        (number,) = entry.place
+        if not 0 < self.next <= number:
+            self.frames, self.next = frames(self.path), 1
+        while self.next <= number:
+            frame = next(self.frames, None)
+            if frame is None:
+                self.next = 0
+                raise OSError("cut off with the video")
+            self.next += 1
+        return bmp(frame.to_ndarray(format="rgb24"))
+
+    def close(self) -> None:
+        self.frames, self.next = iter(()), 0
