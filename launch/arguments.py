@@ -1,4 +1,4 @@
-"""What both launchers take: a configuration, overrides, and the folder of the run."""
+"""Arguments of both launchers: a configuration, overrides, and the folder of the run."""
 
 import argparse
 import json
@@ -50,17 +50,17 @@ def parser(description: str) -> argparse.ArgumentParser:
     p.add_argument(
         "--replan",
         action="store_true",
-        help="go on with other values from the newest checkpoint on; what was trained stays",
+        help="continue from the newest checkpoint with the new values",
     )
     p.add_argument(
-        "--dry-run", action="store_true", help="print what would be started, and start nothing"
+        "--dry-run", action="store_true", help="print what would start, and start nothing"
     )
     p.add_argument(
         "--keys",
         nargs="?",
         const="",
         metavar="PREFIX",
-        help="print the keys of a configuration: type, default, meaning; those that begin so",
+        help="print the keys that begin with PREFIX: type, default and meaning",
     )
     return p
 
@@ -78,9 +78,9 @@ def read(arguments: argparse.Namespace) -> tuple[Config, Path]:
 
 
 def check(config: Config, world: int, dry_run: bool = False) -> list[str]:
-    """What can be known before anything starts, as an error; lines to announce.
+    """Validates configuration, data and metric; returns lines to print. USER_ERRORS.
 
-    A dry run goes without the data and the weights: a line says that they were not checked.
+    A dry run does not need data and weights: a line names what was not validated.
     """
     try:
         config.check_processes(world)
@@ -114,27 +114,27 @@ def check(config: Config, world: int, dry_run: bool = False) -> list[str]:
     return [line for line in found if line]
 
 
-def planned(given: argparse.Namespace, config: Config, folder: Path) -> Config:
+def with_history(args: argparse.Namespace, config: Config, folder: Path) -> Config:
     """`config` with the history of the run that it continues or branches off. ConfigError."""
     try:
         digest = Manifest.load(config.data.path).digest
     except DatasetError:
-        if not given.dry_run:
+        if not args.dry_run:
             raise
         return config  # `check` has said that the data could not be read
-    if given.branch and not given.dry_run:
-        plan.branch(given.branch, folder)
-    config = plan.continued(config, folder, digest, given.replan or bool(given.branch))
+    if args.branch and not args.dry_run:
+        plan.branch(args.branch, folder)
+    config = plan.continued(config, folder, digest, args.replan or bool(args.branch))
     for change in config.history:
         lines = "".join(f"\n#   {line}" for line in change.changes)
         print(f"# from image {change.images:,} on:{lines}", flush=True)
-    if not given.dry_run:
+    if not args.dry_run:
         plan.write(folder, config)
     return config
 
 
-def shareable(config: Config, nodes: int, gpus: int) -> int:
-    """As many of a node's GPUs as can share every stage's batch; says so where not all can."""
+def usable_gpus(config: Config, nodes: int, gpus: int) -> int:
+    """The most GPUs of a node that divide every stage's batch; prints it where some stay idle."""
     for count in range(gpus, 0, -1):
         try:
             config.check_processes(nodes * count)
@@ -152,8 +152,8 @@ def shareable(config: Config, nodes: int, gpus: int) -> int:
     return min(gpus, 1)
 
 
-def show(config: Config) -> str:
-    """The whole configuration as YAML, headed by its stages as comments."""
+def as_yaml(config: Config) -> str:
+    """The configuration as YAML, after a table of its stages in comments."""
     lines = [
         "#   stage      images    steps  batch  shared by       lr  KL ceiling (nats, per latent)"
     ]
@@ -168,6 +168,6 @@ def show(config: Config) -> str:
     return "\n".join(lines) + "\n" + yaml.safe_dump(plain(config), sort_keys=False)
 
 
-def complain(error: Exception | str) -> None:
-    """Ends the command with the message of an error that its user can mend."""
+def exit_with_error(error: Exception | str) -> None:
+    """Exits with the message of an error that the user can fix."""
     sys.exit(f"{Path(sys.argv[0]).name}: {error}")

@@ -1,4 +1,4 @@
-"""What a SLURM cluster offers, and what it is doing."""
+"""Queries to SLURM: resources of a partition, state of a job."""
 
 import re
 import subprocess
@@ -7,20 +7,20 @@ from typing import NamedTuple
 from pipeline.config import ConfigError
 
 DAY = 24 * 60
-LONGEST = 3 * DAY  # minutes asked for where the partition sets no limit
+LONGEST = 3 * DAY  # minutes to request where the partition sets no limit
 
 
 class Nodes(NamedTuple):
-    """What every node of a partition has, at least."""
+    """The minimum over the nodes of a partition."""
 
     gpus: int
     cpus: int
     minutes: int
-    """The longest a job may run."""
+    """Time limit of a job."""
 
 
-def ask(*command: str) -> str:
-    """The output of a SLURM client; ConfigError if there is none, or it fails."""
+def run_client(*command: str) -> str:
+    """Runs a SLURM client and returns its output; ConfigError if it is missing or fails."""
     try:
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
     except FileNotFoundError:
@@ -32,15 +32,15 @@ def ask(*command: str) -> str:
         raise ConfigError(f"{' '.join(command)} failed: {error.stderr.strip()}") from None
 
 
-def nodes(partition: str | None) -> Nodes:
-    """What the nodes of a partition have, of the default one if none is named."""
-    lines = ask(
+def node_resources(partition: str | None) -> Nodes:
+    """Resources of the nodes of a partition, by default of the default partition."""
+    lines = run_client(
         "sinfo", "--noheader", "-o", "%P|%G|%c|%l", *(["-p", partition] if partition else [])
     )
     rows = [line.strip().split("|") for line in lines.splitlines()]
     rows = [row for row in rows if partition or row[0].endswith("*")] or rows
     if not rows:
-        raise ConfigError(f"SLURM knows no partition {partition!r}: see sinfo")
+        raise ConfigError(f"there is no SLURM partition {partition!r}: see sinfo")
     gpus = [n for n in (gpus_of(row[1]) for row in rows) if n]
     return Nodes(
         gpus=min(gpus, default=0),
@@ -50,7 +50,7 @@ def nodes(partition: str | None) -> Nodes:
 
 
 def gpus_of(gres: str) -> int:
-    """GPUs in what sinfo shows as generic resources: `gpu:a100:8(S:0-1)`, `gpu:4`, `(null)`."""
+    """GPUs in a generic resource of sinfo: `gpu:a100:8(S:0-1)`, `gpu:4`, `(null)`."""
     return sum(int(n) for n in re.findall(r"gpu(?::[^:,()]+)?:(\d+)", gres))
 
 
@@ -68,16 +68,16 @@ def minutes_of(time: str) -> int:
             return int(parts[0]) * 60 + int(parts[1])
         return int(parts[0])
     except ValueError:
-        raise ConfigError(f"{time!r} is no time: try 90 (minutes), 12:00:00 or 2-12") from None
+        raise ConfigError(f"{time!r} is not a time: use 90 (minutes), 12:00:00 or 2-12") from None
 
 
-def state(job: str) -> str | None:
-    """PENDING, RUNNING, ... of a job in the queue; None when it has left it.
+def job_state(job: str) -> str | None:
+    """PENDING, RUNNING, ... of a job in the queue; None once it has left the queue.
 
-    ConfigError where SLURM does not say, as when its controller is too busy to answer.
+    ConfigError where squeue fails, for instance because the controller is busy.
     """
     try:
-        return ask("squeue", "--noheader", "-o", "%T", "-j", job).strip() or None
+        return run_client("squeue", "--noheader", "-o", "%T", "-j", job).strip() or None
     except ConfigError as error:
         if "Invalid job id" in str(error):  # one of days ago
             return None

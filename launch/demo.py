@@ -1,6 +1,6 @@
 """`make demo`: draws faces, prepares them, trains on them; prints each command before it runs.
 
-Whatever a stopped demo has finished is not done again.
+Finished steps of a stopped demo are not repeated.
 """
 
 import os
@@ -19,18 +19,18 @@ STAGES = "http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learni
 def main() -> None:
     os.chdir(ROOT)
     started = time.monotonic()
-    # Networks this narrow gain nothing from threads: a process for each of two cores, one thread.
+    # Networks this narrow gain nothing from threads: two processes with one thread each.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     processes = min(2, len(os.sched_getaffinity(0)))
     if not FACES.exists():
-        say("drawing faces")
+        print_heading("drawing faces")
         run("dataprep/synthetic.py", FACES, "--count", COUNT)
-    say("preparing them: every resolution from 4x4 to 32x32")
+    print_heading("preparing them: every resolution from 4x4 to 32x32")
     run("dataprep/shard.py", FACES, "--out", DATA, "--max-resolution", 32)
-    say("training: 4x4, 8x8, 16x16, 32x32")
+    print_heading("training: 4x4, 8x8, 16x16, 32x32")
     run("launch/local.py", "--config", "demo", "--processes", processes)
     last = max((RUN / "pictures").glob("samples-*.png"))
-    say(f"done in {(time.monotonic() - started) / 60:.1f} minutes")
+    print_heading(f"done in {(time.monotonic() - started) / 60:.1f} minutes")
     print(
         f"samples          {last}\n"
         f"reconstructions  {last.with_name(last.name.replace('samples', 'reconstructions'))}\n"
@@ -40,19 +40,19 @@ def main() -> None:
     )
 
 
-def say(line: str) -> None:
+def print_heading(line: str) -> None:
     print(f"\n== {line}", flush=True)
 
 
 def run(*command: object) -> None:
-    """Runs one of the project's programs; ends as it does where it fails."""
+    """Runs one of the project's programs; exits with its status where it fails."""
     words = [str(word) for word in command]
     print("$ python", shlex.join(words), flush=True)
     with subprocess.Popen([sys.executable, *words]) as program:
         try:
             status = program.wait()
         except KeyboardInterrupt:
-            status = program.wait()  # Ctrl-C has reached it too: it saves, and ends by itself
+            status = program.wait()  # Ctrl-C reached it too: it saves and exits
     if status:
         sys.exit(status if status > 0 else 128 - status)
 

@@ -1,4 +1,4 @@
-"""What runs in each task of a SLURM job."""
+"""The program of each task of a SLURM job."""
 
 import os
 import signal
@@ -10,18 +10,17 @@ import submitit
 import torch
 import torch.distributed as dist
 
-from launch.requeue import own_error, requeue
+from launch.requeue import failure_marker, requeue
 from stages.config import Config
 from stages.trainer import train
 
 
 class Training:
-    """A training as submitit's job: called in every task, and asked for its continuation in one.
+    """A training as submitit's callable, run in every task.
 
-    A signal before the time limit or a preemption reaches `train`, which makes all processes write
-    a checkpoint together; only then is submitit's own handler called, in the first task, to put
-    the job back in the queue. `checkpoint` therefore has nothing to save: the job that comes back
-    finds the run's folder.
+    A signal before the time limit or a preemption reaches `train`, which writes a checkpoint with
+    all processes. Then rank 0 calls submitit's own handler, which requeues the job. `checkpoint`
+    has nothing to save: the requeued job resumes from the run's folder.
     """
 
     def __init__(self, config: Config, folder: Path, gpus: int):
@@ -37,7 +36,7 @@ class Training:
             stopped_by = train(self.config, self.folder)
         except BaseException as error:
             if not is_lost_connection(error):
-                own_error(self.folder).touch()
+                failure_marker(self.folder).touch()
                 raise
             requeue(self.folder, error)
             stopped_by = signal.SIGTERM
@@ -45,13 +44,13 @@ class Training:
             if stopped_by == signal.SIGUSR2 and place.rank == 0:
                 os.kill(os.getpid(), signal.SIGUSR2)  # to submitit: requeue
         if stopped_by:
-            # SLURM ends the tasks of a job that is requeued, preempted or cancelled; one that ends
-            # by itself before would count as done.
+            # SLURM ends the tasks of a job that is requeued, preempted or cancelled. A task that
+            # exits before that would complete the job.
             time.sleep(300)
         return stopped_by
 
     def check_gpus(self) -> None:
-        """Ends a task that should have a GPU and sees none, where it would go on without."""
+        """SystemExit where torch sees no GPU in a job that has GPUs: it would train on the CPU."""
         if self.gpus and not torch.cuda.is_available():
             raise SystemExit(
                 f"{socket.gethostname()} should have {self.gpus} GPUs, and torch sees none: it is "
@@ -64,7 +63,7 @@ class Training:
 
 
 def is_lost_connection(error: BaseException) -> bool:
-    """Whether another process has ended, or cannot be reached; gloo has no class for that."""
+    """Whether another process ended or is unreachable; gloo raises a RuntimeError for that."""
     return isinstance(error, dist.DistError) or (
         isinstance(error, RuntimeError) and "gloo" in str(error)
     )

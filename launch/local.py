@@ -3,8 +3,8 @@
     python launch/local.py --config demo
     python launch/local.py --config ffhq256 --processes 4 data.path=/data/ffhq
 
-Ctrl-C or SIGTERM make a checkpoint and stop, a second Ctrl-C stops at once; the same command
-continues, also after a kill.
+Ctrl-C or SIGTERM write a checkpoint and stop; a second Ctrl-C stops at once. To resume, run the
+same command again, also after a kill.
 """
 
 import os
@@ -33,39 +33,41 @@ def main() -> None:
     parser.add_argument(
         "--processes",
         type=int,
-        help="default: one for each GPU that the batches can be shared by; one where there is none",
+        help="default: one per GPU, as far as the batches divide; without a GPU, one",
     )
-    given = parser.parse_args()
+    args = parser.parse_args()
     try:
-        if given.keys is not None:
-            print_keys(Config, given.keys)
+        if args.keys is not None:
+            print_keys(Config, args.keys)
             return
-        config, folder = arguments.read(given)
+        config, folder = arguments.read(args)
         gpus = torch.cuda.device_count()
-        count = given.processes or max(1, arguments.shareable(config, 1, gpus))
-        for line in arguments.check(config, count, given.dry_run):
+        count = args.processes or max(1, arguments.usable_gpus(config, 1, gpus))
+        for line in arguments.check(config, count, args.dry_run):
             print(f"# {line}", flush=True)
-        config = arguments.planned(given, config, folder)
-        if given.dry_run:
-            print(f"# {count} processes, run in {folder}\n{arguments.show(config)}", end="")
+        config = arguments.with_history(args, config, folder)
+        if args.dry_run:
+            print(f"# {count} processes, run in {folder}\n{arguments.as_yaml(config)}", end="")
             return
-        status = alone(config, folder) if count == 1 else together(config, folder, count)
+        status = (
+            train_here(config, folder) if count == 1 else train_in_children(config, folder, count)
+        )
     except ERRORS as error:
-        arguments.complain(error)
+        arguments.exit_with_error(error)
     sys.exit(status)
 
 
-def alone(config: Config, folder: Path) -> int:
-    """Trains in this process; the command's exit status."""
+def train_here(config: Config, folder: Path) -> int:
+    """Trains in this process; returns the exit status."""
     stopped_by = train(config, folder)
     return 128 + stopped_by if stopped_by else 0
 
 
-def together(config: Config, folder: Path, count: int) -> int:
-    """Trains in `count` child processes, and ends after them; the command's exit status."""
+def train_in_children(config: Config, folder: Path, count: int) -> int:
+    """Trains in `count` child processes and waits for them; returns the exit status."""
     errors = multiprocessing.get_context("spawn").SimpleQueue()
     children = multiprocessing.start_processes(
-        _child,
+        _train_child,
         (config, folder, count, processes.free_port(), errors),
         nprocs=count,
         start_method="spawn",
@@ -73,7 +75,7 @@ def together(config: Config, folder: Path, count: int) -> int:
     )
 
     def stop(number: int, frame) -> None:
-        """Has the children save and stop; Ctrl-C has reached them already, and does no harm."""
+        """Makes the children save and stop. (Ctrl-C reaches them too; twice does no harm.)"""
         again = number == signal.SIGINT and bool(stopping)
         stopping.append(number)
         for child in children.processes:
@@ -88,7 +90,7 @@ def together(config: Config, folder: Path, count: int) -> int:
             pass
     except multiprocessing.ProcessExitedException as error:
         if not errors.empty():
-            arguments.complain(errors.get())
+            arguments.exit_with_error(errors.get())
         if error.exit_code > 0:
             return error.exit_code
         print(f"process {error.error_index} was killed: {error.signal_name}", file=sys.stderr)
@@ -96,7 +98,7 @@ def together(config: Config, folder: Path, count: int) -> int:
     return 0
 
 
-def _child(rank: int, config: Config, folder: Path, count: int, port: int, errors) -> None:
+def _train_child(rank: int, config: Config, folder: Path, count: int, port: int, errors) -> None:
     os.environ |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
@@ -106,11 +108,11 @@ def _child(rank: int, config: Config, folder: Path, count: int, port: int, error
         "MASTER_PORT": str(port),
     }
     try:
-        status = alone(config, folder)
+        status = train_here(config, folder)
     except ERRORS as error:
         errors.put(str(error))
         sys.exit(1)
-    # The first, which saves, ends last; were another's status not 0, it would be ended before.
+    # Rank 0 saves and ends last. A nonzero status of another rank would kill it before that.
     sys.exit(0 if rank else status)
 
 

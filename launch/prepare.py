@@ -3,9 +3,9 @@
     python launch/prepare.py SOURCE --out DIR --tasks 64
     python launch/prepare.py SOURCE --out DIR --tasks 64 --partition cpu --max-resolution 512
 
-Each task makes a range of the shards, and a last job puts them together. All other options are
-those of dataprep/shard.py, and the dataset is the same to the byte. SOURCE and DIR lie where all
-nodes see them. Should a task fail, the same command does what is missing.
+Each task makes a range of the shards; a last job merges them. All other options are those of
+dataprep/shard.py, and the dataset has the same bytes. SOURCE and DIR must be on a file system that
+all nodes share. If a task fails, the same command makes what is missing.
 """
 
 import argparse
@@ -21,7 +21,7 @@ POLL = 2.0  # seconds
 
 
 class Shard:
-    """Runs dataprep/shard.py with these arguments; begun anew where the job is requeued."""
+    """Runs dataprep/shard.py with these arguments; a requeued job runs it again."""
 
     def __init__(self, arguments: list[str]):
         self.arguments = arguments
@@ -31,7 +31,7 @@ class Shard:
         subprocess.run(command, cwd=ROOT, check=True)
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
-        return submitit.helpers.DelayedSubmission(self)  # what is done is on the disk
+        return submitit.helpers.DelayedSubmission(self)  # finished units are on disk
 
 
 def main() -> int:
@@ -42,41 +42,41 @@ def main() -> int:
     add("source", metavar="SOURCE")
     add("--out", metavar="DIR", type=Path, required=True)
     add("--tasks", metavar="N", type=int, required=True, help="tasks of the array")
-    add("--cpus", type=int, default=4, help="processors, and workers, of each task [4]")
+    add("--cpus", type=int, default=4, help="CPUs, and workers, of each task [4]")
     add("--mem", help="memory of each task, as 8G (default: the partition's)")
     add("--time", type=int, default=24 * 60, help="minutes [a day]")
     for name in ("partition", "account", "qos", "constraint", "exclude"):
         add(f"--{name}", help="as of sbatch")
     add("--follow", action="store_true", help="wait for the end")
-    given, options = parser.parse_known_args()
+    args, options = parser.parse_known_args()
 
-    common = [str(Path(given.source).absolute()), "--out", str(given.out.absolute()), *options]
-    common += ["--workers", str(given.cpus)]
-    logs = given.out.absolute().with_name(given.out.name + ".slurm")
-    array, merge = submit(given, common, logs)
-    print(f"submitted {given.tasks} tasks as job {array.split('_')[0]}, then job {merge.job_id}")
+    common = [str(Path(args.source).absolute()), "--out", str(args.out.absolute()), *options]
+    common += ["--workers", str(args.cpus)]
+    logs = args.out.absolute().with_name(args.out.name + ".slurm")
+    array, merge = submit(args, common, logs)
+    print(f"submitted {args.tasks} tasks as job {array.split('_')[0]}, then job {merge.job_id}")
     print(f"output   {logs}\nresult   {merge.paths.stdout}")
-    return follow(merge) if given.follow else 0
+    return follow(merge) if args.follow else 0
 
 
-def submit(given: argparse.Namespace, common: list[str], logs: Path) -> tuple[str, submitit.Job]:
-    """Queue the array, and the job that comes after all of it; the array's id and that job."""
+def submit(args: argparse.Namespace, common: list[str], logs: Path) -> tuple[str, submitit.Job]:
+    """Submits the array, then the merge job after it; the array's id and the merge job."""
     executor = submitit.AutoExecutor(logs, cluster="slurm", slurm_max_num_timeout=100)
     wanted = {
-        "name": f"prepare-{given.out.name}",
-        "cpus_per_task": given.cpus,
-        "timeout_min": given.time,
-        "slurm_mem": given.mem,
+        "name": f"prepare-{args.out.name}",
+        "cpus_per_task": args.cpus,
+        "timeout_min": args.time,
+        "slurm_mem": args.mem,
         "slurm_srun_args": ["--cpu-bind=none"],
-        "slurm_array_parallelism": given.tasks,
+        "slurm_array_parallelism": args.tasks,
     }
     for name in ("partition", "account", "qos", "constraint", "exclude"):
-        wanted[f"slurm_{name}"] = getattr(given, name)
+        wanted[f"slurm_{name}"] = getattr(args, name)
     executor.update_parameters(**{k: v for k, v in wanted.items() if v is not None})
     with executor.batch():
         tasks = [
-            executor.submit(Shard([*common, "--task", str(i), "--tasks", str(given.tasks)]))
-            for i in range(given.tasks)
+            executor.submit(Shard([*common, "--task", str(i), "--tasks", str(args.tasks)]))
+            for i in range(args.tasks)
         ]
     array = tasks[0].job_id.split("_")[0]
     executor.update_parameters(
@@ -87,7 +87,7 @@ def submit(given: argparse.Namespace, common: list[str], logs: Path) -> tuple[st
 
 
 def follow(merge: submitit.Job) -> int:
-    """Wait for the last job; 0 where it put a dataset together."""
+    """Waits for the merge job; 0 where it made the dataset."""
     while not merge.done():
         time.sleep(POLL)
     failure = merge.exception()
@@ -96,7 +96,7 @@ def follow(merge: submitit.Job) -> int:
         return 0
     print(
         f"error: the dataset was not made ({merge.state}): see {merge.paths.folder}; the same "
-        "command does what is missing",
+        "command makes what is missing",
         file=sys.stderr,
     )
     return 1

@@ -1,7 +1,7 @@
-"""Puts a job back in the queue when a process of it, or a node, was lost.
+"""Requeues a SLURM job after a process or a node was lost.
 
-The processes that are left do so themselves where they notice (`launch.job`). Where they are ended
-first, as NCCL ends a process whose peer is gone, the batch script does, after its tasks:
+A surviving process does it where it notices (`launch.job`). Where all processes end first, as NCCL
+aborts a process that lost its peer, the batch script does it after its tasks:
 
     python -m launch.requeue FOLDER        # of the run
 """
@@ -14,8 +14,8 @@ from pathlib import Path
 
 from pipeline.records import checkpoints
 
-TRIES = 3  # restarts after losses, without a new checkpoint, until the job fails
-PATIENCE = 10  # seconds for SLURM to end a job in which one process failed by its own error
+MAX_RETRIES = 3  # requeues without a new checkpoint, before the job fails
+GRACE_SECONDS = 10  # for SLURM to end a job whose process failed by an error of its own
 
 
 def main() -> None:
@@ -27,35 +27,35 @@ def main() -> None:
 
 
 def attempt() -> tuple[str, str]:
-    """The job, and how often it has been restarted."""
+    """The job's id, and how often it was restarted."""
     return os.environ["SLURM_JOB_ID"], os.environ.get("SLURM_RESTART_COUNT", "0")
 
 
-def own_error(folder: Path) -> Path:
-    """The file that tells that a process of this attempt was ended by an error of its own."""
+def failure_marker(folder: Path) -> Path:
+    """The file that marks a process of this attempt as failed by an error of its own."""
     return folder / "slurm" / "-".join(["failed", *attempt()])
 
 
 def requeue(folder: Path, error: BaseException) -> None:
-    """Requeues this job because of `error`, which is raised where that is refused or in vain."""
-    time.sleep(PATIENCE)
-    if own_error(folder).exists():
-        raise error  # it comes of another's, which comes again
+    """Requeues this job because of `error`; raises `error` where a requeue fails or cannot help."""
+    time.sleep(GRACE_SECONDS)
+    if failure_marker(folder).exists():
+        raise error  # caused by another process's error, which a requeue would repeat
     job, restarts = attempt()
     reached = next(iter(checkpoints.newest_first(folder / "checkpoints")), None)
     record = folder / "slurm" / f"lost-{job}-{reached.name if reached else 0}-{restarts}"
     record.touch()
-    if len(list(record.parent.glob(f"{record.name.rpartition('-')[0]}-*"))) > TRIES:
+    if len(list(record.parent.glob(f"{record.name.rpartition('-')[0]}-*"))) > MAX_RETRIES:
         raise error
     try:
-        shown = subprocess.run(
+        job_info = subprocess.run(
             ["scontrol", "show", "job", job], check=True, capture_output=True, text=True
         ).stdout
     except (OSError, subprocess.CalledProcessError) as refusal:
         print(f"job {job} cannot be requeued from here ({refusal}): run the command again")
         raise error from None
-    if "JobState=RUNNING" in shown and f"Restarts={restarts} " in shown:
-        # else another process was quicker, or a user has cancelled it
+    if "JobState=RUNNING" in job_info and f"Restarts={restarts} " in job_info:
+        # Otherwise another process has requeued the job, or a user has cancelled it.
         print(f"{error}: job {job} is requeued", flush=True)
         subprocess.run(["scontrol", "requeue", job], check=False)
 

@@ -40,10 +40,10 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--env", action="append", default=[], metavar="NAME=VALUE", help="of the job's environment")
 
 
-def options(given: Namespace) -> dict[str, str | bool]:
+def options(args: Namespace) -> dict[str, str | bool]:
     """--sbatch as {option: value, or True without one}. ConfigError."""
     found = {}
-    for text in given.sbatch:
+    for text in args.sbatch:
         name, equals, value = text.removeprefix("--").partition("=")
         if not re.fullmatch(r"[a-z][a-z-]*", name):
             raise ConfigError(f"--sbatch {text!r} should read OPTION=VALUE, as in mail-type=END")
@@ -66,23 +66,23 @@ def gpus(asked: dict[str, str | bool]) -> int | None:
     return None
 
 
-def setup(given: Namespace) -> list[str]:
+def setup(args: Namespace) -> list[str]:
     """Lines of the job's shell, before it starts. ConfigError."""
     exports = []
-    for text in given.env:
+    for text in args.env:
         name, equals, value = text.partition("=")
         if not equals or not re.fullmatch(r"[A-Za-z_]\w*", name):
             raise ConfigError(f"--env {text!r} should read NAME=VALUE")
         exports.append(f"export {name}={shlex.quote(value)}")
-    return exports + given.setup
+    return exports + args.setup
 
 
-def offered(given: Namespace) -> tuple[cluster.Nodes, str | None]:
+def offered(args: Namespace) -> tuple[cluster.Nodes, str | None]:
     """What the nodes have; for a dry run without SLURM a guess, and a line that says so."""
     try:
-        return cluster.nodes(given.partition), None
+        return cluster.node_resources(args.partition), None
     except ConfigError as error:
-        if not given.dry_run:
+        if not args.dry_run:
             raise
         why = str(error).partition(":")[0]
     if shutil.which("srun") is None:  # submitit would make no script

@@ -3,7 +3,7 @@
 import pytest
 
 from launch import arguments
-from launch.cluster import LONGEST, gpus_of, minutes_of, state
+from launch.cluster import LONGEST, gpus_of, job_state, minutes_of
 from pipeline.config import ConfigError, parse
 from stages.config import Config
 from tests.conftest import ROOT
@@ -42,21 +42,21 @@ def test_minutes_of_the_ways_to_write_a_time(time, minutes):
 
 @pytest.mark.parametrize("time", ["soon", "1d", "2-x", ""])
 def test_what_is_no_time_is_named(time):
-    with pytest.raises(ConfigError, match="is no time: try 90"):
+    with pytest.raises(ConfigError, match="is not a time: use 90"):
         minutes_of(time)
 
 
 def test_as_many_gpus_are_used_as_can_share_every_batch(capsys):
     config = parse(Config, tiny(ROOT), "tiny")  # four micro-batches to a step
-    assert arguments.shareable(config, nodes=2, gpus=2) == 2
+    assert arguments.usable_gpus(config, nodes=2, gpus=2) == 2
     assert not capsys.readouterr().out
-    assert arguments.shareable(config, nodes=2, gpus=8) == 2
+    assert arguments.usable_gpus(config, nodes=2, gpus=8) == 2
     assert (
         "can be shared by 4 of 16 GPUs: 2 of the 8 GPUs of each node are asked for"
         in capsys.readouterr().out
     )
-    assert arguments.shareable(config, nodes=1, gpus=3) == 2
-    assert arguments.shareable(config, nodes=4, gpus=0) == 0
+    assert arguments.usable_gpus(config, nodes=1, gpus=3) == 2
+    assert arguments.usable_gpus(config, nodes=4, gpus=0) == 0
 
 
 def test_a_controller_that_does_not_answer_is_not_the_end_of_a_job(tmp_path, monkeypatch):
@@ -67,7 +67,7 @@ def test_a_controller_that_does_not_answer_is_not_the_end_of_a_job(tmp_path, mon
         )
         (tmp_path / "squeue").chmod(0o755)
         if "Invalid" in error:
-            assert state("7") is None
+            assert job_state("7") is None
         else:
             with pytest.raises(ConfigError, match=r"squeue.*failed: .*timed out"):
-                state("7")
+                job_state("7")

@@ -111,7 +111,7 @@ def test_a_signal_a_dead_node_and_a_dead_process_change_nothing(
     arguments = ("--nodes", 4, "--config", config, "--output", folder)
     slurm(*arguments)
     job = (folder / "slurm" / "job").read_text()
-    assert f"job {job} of this run is in the queue already" in slurm(*arguments)
+    assert f"job {job} of this run is already in the queue" in slurm(*arguments)
     try:
         wait_for_images(slurm_cluster, folder, 320)
         slurm_cluster.run("scancel", "--signal=USR2", job)  # as before a time limit
