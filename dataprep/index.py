@@ -63,7 +63,7 @@ def index(pattern: str, out: Path, test_fraction: float, workers: int) -> Manife
         raise DatasetError(f"{pattern} has labels (.cls) for some samples only: {OTHERWISE}")
     held_out = min(math.ceil(test_fraction * len(tars)), len(tars) - 1)
     splits = ["train"] * (len(tars) - held_out) + ["test"] * held_out
-    files = [
+    files: list[dict[str, Any]] = [
         {
             "path": path,
             "format": "webdataset",

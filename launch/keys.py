@@ -53,7 +53,8 @@ def keys(kind: Any, prefix: str = "", where: str = "", tag: str | None = None) -
         default = "required"
         if not field.is_required():
             default = _default(field.get_default(call_default_factory=True))
-        members, choice = dataclasses_in(hints[name]), field.discriminator
+        members = dataclasses_in(hints[name])
+        choice = _choice(members)
         below = f"{prefix}{name}.N." if _is_list(hints[name]) else f"{prefix}{name}."
         text = texts.get(name) or " ".join(map(_summary, members[:1]))
         yield Key(prefix + name, _type(hints[name]), default, where, text)
@@ -83,6 +84,19 @@ def docstrings(kind: type) -> dict[str, str]:
             case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(ast.Constant(str(text))):
                 found[name] = " ".join(text.split())
     return found
+
+
+def _choice(members: list[type]) -> str | None:
+    """The key that chooses one of several dataclasses: the first, of one literal in each."""
+    if len(members) < 2:
+        return None
+    hints = [typing.get_type_hints(member) for member in members]
+    return next(
+        name
+        for name in hints[0]
+        if all(typing.get_origin(h.get(name)) is Literal for h in hints)
+        and len({typing.get_args(h[name]) for h in hints}) == len(members)
+    )
 
 
 def _summary(kind: type) -> str:

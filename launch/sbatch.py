@@ -86,7 +86,7 @@ def offered(args: Namespace) -> tuple[cluster.Nodes, str | None]:
             raise
         why = str(error).partition(":")[0]
     if shutil.which("srun") is None:  # submitit would make no script
-        submitit.SlurmExecutor.affinity = classmethod(lambda cls: 2)
+        submitit.SlurmExecutor.affinity = classmethod(lambda cls: 2)  # type: ignore
     return UNKNOWN, (
         f"not checked, the nodes: {why}; what is not said by --gpus-per-node, --cpus "
         f"and --time is assumed to be {UNKNOWN.gpus} GPU, {UNKNOWN.cpus} CPU for each process and "

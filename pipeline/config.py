@@ -17,7 +17,7 @@ class ConfigError(Exception):
     """A configuration that cannot be used; the message names the key and the way out."""
 
 
-def load(kind: type, path: str | Path, overrides: Sequence[str] = ()) -> Any:
+def load(kind: Any, path: str | Path, overrides: Sequence[str] = ()) -> Any:
     """The configuration `kind`, a dataclass, from a YAML file and `key.of.part=value` on top.
 
     A value is read as YAML; parts of a list are named by number (`stages.2.batch=64`).
@@ -26,7 +26,7 @@ def load(kind: type, path: str | Path, overrides: Sequence[str] = ()) -> Any:
     return parse(kind, read(path, overrides), str(path))
 
 
-def read(path: str | Path, overrides: list[str] = ()) -> dict:
+def read(path: str | Path, overrides: Sequence[str] = ()) -> dict:
     """The content of a YAML file with `key.of.part=value` on top, as plain data. ConfigError."""
     try:
         content = yaml.safe_load(Path(path).read_text())
@@ -41,7 +41,7 @@ def read(path: str | Path, overrides: list[str] = ()) -> dict:
     return content
 
 
-def parse(kind: type, content: dict, origin: str) -> Any:
+def parse(kind: Any, content: dict, origin: str) -> Any:
     """The configuration `kind` from plain data; `origin` is named in errors."""
     try:
         return TypeAdapter(kind).validate_python(content)
@@ -82,7 +82,7 @@ def override(content: dict, text: str) -> None:
         raise ConfigError(f"{text!r}: the value is not YAML: {error}") from None
 
 
-def _explain(kind: type, error: ErrorDetails) -> str:
+def _explain(kind: Any, error: ErrorDetails) -> str:
     """One of pydantic's errors in words, with the nearest key where one is unknown."""
     *place, last = error["loc"] or ("",)
     key = ".".join(str(part) for part in _without_tags(kind, error["loc"]))
@@ -99,7 +99,7 @@ def _explain(kind: type, error: ErrorDetails) -> str:
     return f"{key!r} is {error['input']!r}: {message}"
 
 
-def _without_tags(kind: type, place: tuple) -> list:
+def _without_tags(kind: Any, place: tuple) -> list:
     """`place` without the names by which pydantic tells the parts of a union."""
     *parents, last = place or ("",)
     kinds = [_kind_at(kind, parents[: i + 1]) for i in range(len(parents))]

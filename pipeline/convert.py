@@ -25,6 +25,7 @@ import torch
 from pipeline import model
 from pipeline.config import plain
 from pipeline.networks.family import ModelError
+from pipeline.networks.residual import population
 from pipeline.networks.residual import published as residual
 from pipeline.networks.style import published
 from pipeline.networks.style.published import EMA, LayoutError
@@ -157,7 +158,7 @@ def residual_to_reference(checkpoint: Checkpoint) -> dict:
     """A residual checkpoint as the content of a published file: of the averages."""
     about = checkpoint.about
     counts = about.get("converted", {}).get("batches_tracked")
-    counts = counts or dict.fromkeys(("encoder", "decoder"), residual.BATCHES)
+    counts = counts or dict.fromkeys(("encoder", "decoder"), population.BATCHES)
     weights = {name: checkpoint.ema[name] for name in checkpoint.weights}
     derived = {name: t for name, t in checkpoint.ema.items() if name not in weights}
     return {"epoch": None, "model": residual.to_published(weights, derived, counts)}

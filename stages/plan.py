@@ -10,6 +10,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -51,7 +52,7 @@ def of_dataset(config: Config, digest: str) -> Config:
     return replace(config, dataset_digest=digest)
 
 
-def with_precision(config: Config, chosen: str) -> Config:
+def with_precision(config: Config, chosen: Any) -> Config:
     """`config` with `chosen` for an engine.precision of auto."""
     if config.engine.precision != "auto":
         return config

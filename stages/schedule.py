@@ -4,6 +4,7 @@ import math
 from bisect import bisect_right
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from typing import Any
 
 from pipeline import balance
 from pipeline.engines import EngineConfig
@@ -71,7 +72,7 @@ def learning_rate(stage: StageConfig, images: int) -> float:
 
 def engine_of(config: Config, stage: StageConfig) -> EngineConfig:
     """The engine's configuration with what the stage sets in its place."""
-    own = {"beta_2": stage.beta_2, "eps": stage.eps}
+    own: dict[str, Any] = {"beta_2": stage.beta_2, "eps": stage.eps}
     return replace(config.engine, **{key: v for key, v in own.items() if v is not None})
 
 

@@ -30,7 +30,7 @@ class LPIPS(nn.Module):
             self.register_buffer(f"weight_{number}", weight)
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        total = torch.zeros(len(a), device=a.device, dtype=self.weight_0.dtype)
+        total = torch.zeros(len(a), device=a.device, dtype=self.get_buffer("weight_0").dtype)
         x = self.network.normalised(torch.cat([a, b]))
         for place, layer in enumerate(self.network.features):
             x = layer(x)

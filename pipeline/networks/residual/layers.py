@@ -15,6 +15,9 @@ class BatchNorm(nn.Module):
     normalised by, `pipeline.networks.residual.population` measures.
     """
 
+    mean: Tensor | None
+    variance: Tensor | None
+
     def __init__(self, channels: int):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(channels))
@@ -32,7 +35,7 @@ class Residual(nn.Module):
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
-        self.conv_expand = nn.Identity()
+        self.conv_expand: nn.Module = nn.Identity()
         if inputs != outputs:
             self.conv_expand = nn.Conv2d(inputs, outputs, 1, bias=False)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)

@@ -36,7 +36,7 @@ def shape_of(tensors: dict[str, Tensor]) -> Shape:
         latent = tensors["encoder.fc.weight"].shape[0] // 2
         shape = Shape(
             resolution=2 * sides[0],
-            image_channels=first.shape[1],
+            image_channels=first.shape[1],  # type: ignore[arg-type]  # validated there
             channels=[first.shape[0], *(blocks[side] for side in sides[:-1])],
             latent=latent,
             classes=tensors["decoder.fc.0.weight"].shape[1] - latent,

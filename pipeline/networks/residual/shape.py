@@ -18,14 +18,17 @@ class Shape:
     )
 
     kind: Literal["residual"] = "residual"
+    """The family of networks."""
     resolution: Count = 32
     """Side of the images."""
     image_channels: Literal[1, 3] = 3
+    """1 for grey images, 3 for RGB."""
     channels: Annotated[list[Count], Field(min_length=1)] = Field(
         default_factory=lambda: [64, 128, 256]
     )
     """Widths, from the images inwards; the side is halved after each."""
     latent: Count = 128
+    """Length of z."""
     classes: Annotated[int, Field(ge=0)] = 0
     """Classes that both networks are told, one-hot; 0 is unconditional (spec B)."""
     target_every: Annotated[int, Field(ge=0)] = 0

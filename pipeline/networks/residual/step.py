@@ -75,7 +75,8 @@ class Measured:
     """
 
     def __init__(self, networks: Autoencoder, precision: str, sets: Sets):
-        self.networks, self.precision, self.labels = networks, precision, None
+        self.networks, self.precision = networks, precision
+        self.labels: Tensor | None = None
         self.resolution, self.device = networks.shape.resolution, networks.device
         self.encoder = normalised_by(networks.encoder, sets["encoder"])
         self.of_codes = normalised_by(networks.decoder, sets["decoder_of_codes"])

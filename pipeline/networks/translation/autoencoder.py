@@ -30,7 +30,10 @@ class Autoencoder(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.decoder.linears[0].weight.device
+        return self._weight().device
+
+    def _weight(self) -> Tensor:
+        return self.decoder.linears[0].get_parameter("weight")
 
     def initialize(self, seed: int) -> None:
         """Draws the weights as PyTorch does."""
@@ -58,8 +61,7 @@ class Autoencoder(nn.Module):
                     "shape.error=squared needs none"
                 )
             features.find("vgg16", self.shape.vgg16)
-            weight = self.decoder.linears[0].weight
-            self.errors.append(PerceptualError(Path(self.shape.vgg16)).to(weight))
+            self.errors.append(PerceptualError(Path(self.shape.vgg16)).to(self._weight()))
         return self.errors[0]
 
     def stepped(self, images: int, batch: int) -> None:
@@ -80,5 +82,5 @@ class Autoencoder(nn.Module):
 
     def prior(self, count: int) -> Tensor:
         """Draws of z, (count, latent)."""
-        weight = self.decoder.linears[0].weight
+        weight = self._weight()
         return torch.randn(count, self.shape.latent, device=weight.device, dtype=weight.dtype)

@@ -16,6 +16,7 @@ class Shape:
     classes: ClassVar[int] = 0
 
     kind: Literal["translation"] = "translation"
+    """The family of networks."""
     resolution: Count = 64
     """Side of the images."""
     class_latent: Count = 256

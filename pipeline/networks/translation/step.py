@@ -27,7 +27,8 @@ class Step:
         self.networks, self.precision, self.x = networks, precision, x
         self.resolution, self.device = networks.shape.resolution, networks.device
         self.parts = networks.shape.parts
-        self.perceptual, self.of_x = perceptual, None
+        self.perceptual = perceptual
+        self.of_x: list[Tensor] | None = None
         if perceptual is not None:
             self.reconstruction_error = self._perceptual_error
 

@@ -90,4 +90,4 @@ class Model:
         return self.decode(self.prior(count, seed))
 
     def _here(self, x: Tensor) -> Tensor:
-        return x.to(self.networks.decoder.linears[0].weight)
+        return x.to(self.networks.decoder.linears[0].get_parameter("weight"))
