@@ -66,7 +66,7 @@ def test_a_wrong_scale_is_named(scale):
 def test_no_number_of_nodes_is_silently_wasteful(name, gpus, capsys):
     config = parse(Config, scaled(read(CONFIGS / f"{name}.yaml")), name)
     for nodes in (1, 2, 3, 4, 8, 16, 32, 64):
-        count = arguments.shareable(config, nodes, gpus)
+        count = arguments.usable_gpus(config, nodes, gpus)
         said = capsys.readouterr().out
         assert 1 <= count <= gpus
         try:
