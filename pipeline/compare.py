@@ -174,7 +174,9 @@ def plot(found: list[Training], metric: str, path: Path) -> None:
                 panel.plot(x, y, "o-", markersize=4, color=f"C{number}", label=label)
         panel.set_title(f"{side}x{side}")
         panel.set_xlabel("images seen")
-        panel.set_yscale("log")
+        values = [value for t in found for _, value in t.distances.get(metric, {}).get(side, [])]
+        if values and max(values) > 3 * min(values):
+            panel.set_yscale("log")
         panel.grid(alpha=0.3, which="both")
     panels[0].set_ylabel(metric)
     panels[-1].legend(fontsize=8)

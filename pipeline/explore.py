@@ -3,12 +3,15 @@
     python -m pipeline.explore --checkpoint runs/ffhq256
 
 Drop a photo, see its reconstruction, move it along the main directions of w, take styles of a
-second face at some resolutions, and save the result. Only this machine can see the page, unless
---host says otherwise; photos stay in memory.
+second face at some resolutions, and save the result. A drawn face has a number, which draws it
+again. Sliders that do something worth a name become a direction of that name, kept in a file beside
+the run. Only this machine can see the page, unless --host says otherwise; photos stay in memory.
 """
 
 import argparse
 import asyncio
+import json
+import random
 import sys
 from io import BytesIO
 from pathlib import Path
@@ -20,13 +23,14 @@ from torch import Tensor
 
 from dataprep.images.decode import BadImageError
 from pipeline import model as models
+from pipeline.card import numbers
 from pipeline.data.loaders import to_float, to_uint8
 from pipeline.networks.family import ModelError
 from pipeline.networks.style.decoder import style_layers
 from pipeline.networks.style.trained import Model, styled
-from pipeline.pictures.grids import enlarged
 from pipeline.pictures.inputs import read_image
 from pipeline.records.checkpoints import CheckpointError
+from pipeline.records.files import whole
 
 try:
     from nicegui import run, ui
@@ -34,7 +38,8 @@ except ModuleNotFoundError:
     sys.exit("python -m pipeline.explore needs NiceGUI: pip install '.[explore]'")
 
 DIRECTIONS, REACH = 8, 3.0  # sliders, and how many standard deviations each goes
-SHOWN = 256  # pixels: smaller images are enlarged to about this
+STRIP = 7  # faces from the first to the second
+SHOWN = 256  # pixels: smaller images are enlarged to this
 TOO_LARGE = 30 << 20  # bytes of a photo
 
 
@@ -74,66 +79,131 @@ def picture(image: Tensor) -> Image.Image:
 
 
 def shown(image: Image.Image) -> Image.Image:
-    return Image.fromarray(enlarged(np.asarray(image), SHOWN))
+    """Enlarged smoothly where it is small."""
+    side = max(SHOWN, image.width)
+    return image.resize((side, side), Image.Resampling.BICUBIC)
+
+
+def headline(source: Path, model: Model) -> str:
+    """What a visitor should know of the model, in a line."""
+    images = model.about.get("images")
+    parts = [f"{model.resolution}x{model.resolution}"]
+    parts.append(f"{images:,} images seen" if images else "converted weights")
+    parts += [f"{k} {v:.4g}" for k, v in numbers(source, model.resolution, images).items()]
+    return " · ".join(parts)
+
+
+class Named:
+    """Directions of w that have names, in a JSON file {name: [latent numbers]}."""
+
+    def __init__(self, path: Path, latent: int):
+        self.path, self.latent = path, latent
+        self.all: dict[str, list[float]] = json.loads(path.read_text()) if path.exists() else {}
+        if any(len(direction) != latent for direction in self.all.values()):
+            raise ModelError(f"{path} holds directions that are not of {latent} numbers")
+
+    def keep(self, name: str, direction: Tensor) -> None:
+        self.all[name] = direction.tolist()
+        with whole(self.path) as beside:
+            beside.write_text(json.dumps(self.all, indent=1) + "\n")
+
+    def axes(self, like: Tensor) -> Tensor:
+        """(count, latent)"""
+        rows = [torch.tensor(direction).to(like) for direction in self.all.values()]
+        return torch.stack(rows) if rows else like[:0]
 
 
 class Page:
-    """What one visitor sees: two faces, what is done to the first, and the result."""
+    """What one visitor sees: two faces, the way between them, what is done to the first."""
 
-    def __init__(self, model: Model, axes: Tensor, noise: str):
-        self.model, self.axes, self.noise = model, axes, noise
+    def __init__(
+        self, model: Model, title: str, about: str, axes: Tensor, named: Named, noise: str
+    ):
+        self.model, self.axes, self.named, self.noise = model, axes, named, noise
         self.faces = [model.styles(model.prior(1, seed=seed)) for seed in (0, 1)]
         self.result: Image.Image | None = None
-        self.stale = asyncio.Event()
-        with ui.row().classes("items-start"):
-            self.photos, self.decoded = [], []
-            for which, name in enumerate(("first face", "second face")):
-                with ui.column():
-                    self.face(which, name)
-            with ui.column():
-                ui.label("result").classes("font-bold")
-                self.out = ui.image().classes("w-64 h-64").mark("result")
-                ui.button("save", on_click=self.save)
-        with ui.row().classes("items-start"):
-            with ui.column().classes("w-96"):
-                ui.label("main directions of w, in standard deviations").classes("font-bold")
-                self.moves = [self.slider(f"{i + 1}", -REACH, REACH, 0.0) for i in range(len(axes))]
-                ui.button("back to 0", on_click=self.reset)
-            with ui.column().classes("w-80"):
-                ui.label("styles of the second face at").classes("font-bold")
-                self.sides = {
-                    side: ui.checkbox(f"{side}x{side}", on_change=self.stale.set)
-                    for side in model.resolutions
-                    if side <= model.resolution
-                }
-                ui.label("psi: 0 is the mean face").classes("font-bold")
-                self.psi = self.slider("psi", 0.0, 1.0, 1.0)
+        self.stale, self.faces_differ = asyncio.Event(), True
+        self.photos, self.decoded, self.numbers = [], [], []
+        with ui.column().classes("w-full max-w-6xl mx-auto p-2 md:p-4 gap-4"):
+            with ui.column().classes("gap-0"):
+                ui.label(title).classes("text-2xl font-bold")
+                ui.label(about).classes("text-gray-600").mark("about")
+            with ui.element("div").classes("grid grid-cols-1 md:grid-cols-3 gap-4 w-full"):
+                for which, name in enumerate(("First face", "Second face")):
+                    with self.card(name):
+                        self.face(which)
+                with self.card("Result"):
+                    self.out = ui.image().classes("w-full rounded").mark("result")
+                    ui.button("save", on_click=self.save).props("outline").classes("w-full")
+            with self.card("From the first to the second"):
+                self.strip = ui.image().classes("w-full rounded").mark("strip")
+            with ui.element("div").classes("grid grid-cols-1 md:grid-cols-3 gap-4 w-full"):
+                with self.card("Directions of w, in standard deviations").classes("md:col-span-2"):
+                    self.directions()
+                with self.card("Styles"):
+                    self.styles()
         ui.timer(0, self.keep_current, once=True)
 
-    def face(self, which: int, name: str) -> None:
-        """A photo's place, its reconstruction, and where it comes from."""
-        ui.label(name).classes("font-bold")
-        with ui.row():
-            self.photos.append(ui.image().classes("w-32 h-32").mark(f"photo {which}"))
-            self.decoded.append(ui.image().classes("w-32 h-32").mark(f"face {which}"))
+    def card(self, title: str) -> ui.card:
+        made = ui.card().classes("w-full gap-2 p-3")
+        with made:
+            ui.label(title).classes("font-bold")
+        return made
+
+    def face(self, which: int) -> None:
+        """A photo beside its reconstruction, and where the face comes from."""
+        with ui.row().classes("w-full no-wrap gap-2"):
+            photo = ui.image().classes("w-1/2 rounded").mark(f"photo {which}")
+            photo.set_visibility(False)
+            self.photos.append(photo)
+            self.decoded.append(ui.image().classes("flex-1 rounded").mark(f"face {which}"))
 
         async def uploaded(event) -> None:
             await self.photo(which, await event.file.read())
             event.sender.reset()
 
+        with ui.row().classes("w-full no-wrap items-end gap-2"):
+            number = ui.number("draw number", value=which, min=0, precision=0)
+            number.classes("flex-1").on_value_change(lambda e: self.draw(which, e.value))
+            self.numbers.append(number)
+            ui.button("another", on_click=lambda: number.set_value(random.randrange(10**6)))
         ui.upload(
-            label="drop a photo",
+            label="or drop a photo",
             auto_upload=True,
             max_file_size=TOO_LARGE,
             on_upload=uploaded,
             on_rejected=lambda: ui.notify(f"photos of up to {TOO_LARGE >> 20} MB"),
-        ).props("accept=image/*").classes("w-64")
-        ui.button("draw one", on_click=lambda: self.draw(which))
+        ).props("accept=image/* flat bordered").classes("w-full")
+
+    def directions(self) -> None:
+        """Sliders along the principal directions and the named ones; naming what they do now."""
+        with ui.element("div").classes("grid grid-cols-1 sm:grid-cols-2 gap-x-6 w-full"):
+            self.moves = [
+                self.slider(name, -REACH, REACH, 0.0)
+                for name in [*(f"main {i + 1}" for i in range(len(self.axes))), *self.named.all]
+            ]
+        with ui.row().classes("items-end gap-2"):
+            ui.button("back to 0", on_click=self.reset).props("outline")
+            name = ui.input("name of what the sliders do now")
+            ui.button("keep", on_click=lambda: self.keep(name.value.strip()))
+
+    def styles(self) -> None:
+        ui.label("of the second face at").classes("text-gray-600")
+        with ui.row().classes("gap-1"):
+            self.sides = {
+                side: ui.checkbox(f"{side}x{side}", on_change=self.stale.set)
+                for side in self.model.resolutions
+                if side <= self.model.resolution
+            }
+        ui.label("psi: 0 is the mean face").classes("text-gray-600")
+        self.psi = self.slider("psi", 0.0, 1.0, 1.0)
 
     def slider(self, name: str, low: float, high: float, value: float) -> ui.slider:
-        with ui.row().classes("w-full no-wrap items-center"):
-            ui.label(name).classes("w-8")
-            return ui.slider(min=low, max=high, step=0.05, value=value, on_change=self.stale.set)
+        with ui.row().classes("w-full no-wrap items-center gap-2"):
+            ui.label(name).classes("w-16 truncate").tooltip(name)
+            made = ui.slider(min=low, max=high, step=0.05, value=value, on_change=self.stale.set)
+            ui.label().bind_text_from(made, "value", "{:.2f}".format).classes("w-10 text-right")
+        return made
 
     async def photo(self, which: int, content: bytes) -> None:
         """A face from a file's content."""
@@ -143,20 +213,44 @@ class Page:
             ui.notify(f"no photo that can be read: {error}", type="negative")
             return
         x = to_float(torch.from_numpy(np.array(pixels))[None], torch.device("cpu"))
-        self.faces[which] = await run.io_bound(self.model.invert, x)
+        face = await run.io_bound(self.model.invert, x)
+        self.numbers[which].set_value(None)  # it has none
         self.photos[which].set_source(shown(Image.fromarray(pixels)))
-        self.stale.set()
+        self.photos[which].set_visibility(True)
+        self.put(which, face)
 
-    def draw(self, which: int) -> None:
-        """A face from the prior."""
-        self.faces[which] = self.model.styles(self.model.prior(1))
-        self.photos[which].set_source("")
+    def draw(self, which: int, number: float | None) -> None:
+        """The face of a number."""
+        if number is not None:
+            self.photos[which].set_visibility(False)
+            self.put(which, self.model.styles(self.model.prior(1, seed=int(number))))
+
+    def put(self, which: int, face: Tensor) -> None:
+        self.faces[which], self.faces_differ = face, True
         self.stale.set()
 
     def reset(self) -> None:
         for slider in self.moves:
             slider.value = 0.0
         self.stale.set()
+
+    def keep(self, name: str) -> None:
+        """Names the direction that the sliders go in now; the page shows it when it is opened."""
+        moves = torch.tensor([slider.value for slider in self.moves]).to(self.axes)
+        if not name or not moves.any():
+            ui.notify("move sliders, and give what they do a name", type="warning")
+            return
+        try:
+            self.named.keep(name, moves @ self.all_axes())
+        except OSError as error:
+            ui.notify(f"{self.named.path}: {error.strerror or error}", type="negative")
+            return
+        ui.notify(f"{name} is kept in {self.named.path}")
+        ui.navigate.reload()
+
+    def all_axes(self) -> Tensor:
+        """Of the sliders of this page: others may have named more since it was opened."""
+        return torch.cat([self.axes, self.named.axes(self.axes)])[: len(self.moves)]
 
     async def keep_current(self) -> None:
         """Decodes whenever something has changed, once for all that changed in the meantime."""
@@ -166,14 +260,20 @@ class Page:
             self.stale.clear()
             moves = [slider.value for slider in self.moves]
             sides = [side for side, box in self.sides.items() if box.value]
-            w = edit(self.model, self.faces, self.axes, moves, sides, self.psi.value)
-            layers = w.shape[1]
-            both = [face[:, None].expand(-1, layers, -1) for face in self.faces]
-            images = await run.io_bound(self.model.synthesize, torch.cat([*both, w]), self.noise)
-            for place, image in zip(self.decoded, images[:2]):
-                place.set_source(shown(picture(image[None])))
-            self.result = picture(images[2:])
+            w = edit(self.model, self.faces, self.all_axes(), moves, sides, self.psi.value)
+            if self.faces_differ:
+                self.faces_differ = False
+                steps = torch.linspace(0, 1, STRIP).to(w)[:, None]
+                way = torch.lerp(*self.faces, steps)[:, None].expand(-1, w.shape[1], -1)
+                w = torch.cat([w, way])
+            images = await run.io_bound(self.model.synthesize, w, self.noise)
+            pictures = [picture(image[None]) for image in images]
+            self.result = pictures[0]
             self.out.set_source(shown(self.result))
+            if len(pictures) > 1:
+                for place, image in zip(self.decoded, (pictures[1], pictures[-1]), strict=True):
+                    place.set_source(shown(image))
+                self.strip.set_source(side_by_side([shown(image) for image in pictures[1:]]))
 
     def save(self) -> None:
         """The result, at the model's resolution, as a download."""
@@ -181,6 +281,10 @@ class Page:
             content = BytesIO()
             self.result.save(content, "PNG")
             ui.download(content.getvalue(), "face.png")
+
+
+def side_by_side(images: list[Image.Image]) -> Image.Image:
+    return Image.fromarray(np.concatenate([np.asarray(image) for image in images], axis=1))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -191,6 +295,12 @@ def main(arguments: list[str] | None = None) -> None:
     )
     p.add_argument("--checkpoint", required=True, type=Path, help="its folder, or a run's")
     p.add_argument("--resolution", type=int, help="one that was trained (largest)")
+    p.add_argument(
+        "--directions",
+        type=Path,
+        metavar="FILE",
+        help="named directions (directions.json in the run's folder, or beside the weights)",
+    )
     p.add_argument("--noise", choices=("fixed", "off"), default="fixed")
     p.add_argument("--device", help="cpu, cuda, cuda:1 (a GPU where there is one)")
     p.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
@@ -201,14 +311,17 @@ def main(arguments: list[str] | None = None) -> None:
             models.load(given.checkpoint, resolution=given.resolution, device=given.device)
         )
         axes = directions(model, DIRECTIONS)
-    except (CheckpointError, ModelError, OSError) as error:
+        source = models.find(given.checkpoint).resolve()
+        folder = source.parent.parent if source.parent.name == "checkpoints" else source
+        named = Named(given.directions or folder / "directions.json", model.latent)
+    except (CheckpointError, ModelError, OSError, ValueError) as error:
         sys.exit(f"{p.prog}: {error}")
-    name = f"{given.checkpoint.resolve().name} {model.resolution}x{model.resolution}"
+    about = headline(source, model)
     ui.run(
-        lambda: Page(model, axes, given.noise),
+        lambda: Page(model, folder.name, about, axes, named, given.noise),
         host=given.host,
         port=given.port,
-        title=name,
+        title=f"{folder.name} {model.resolution}x{model.resolution}",
         show=False,
         reload=False,
     )

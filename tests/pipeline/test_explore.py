@@ -1,6 +1,7 @@
 """The explorer, in a real browser, and what its controls do to w."""
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -84,16 +85,16 @@ def page(checkpoint, tmp_path):
 
 
 @pytest.mark.browser
-def test_a_photo_is_reconstructed_edited_and_saved(browser, page, tmp_path):
+def test_a_photo_is_reconstructed_edited_and_saved(browser, page, checkpoint, tmp_path):
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
     from selenium.webdriver.support.ui import WebDriverWait
 
-    wait = WebDriverWait(browser, PATIENCE)
+    wait = WebDriverWait(browser, PATIENCE, ignored_exceptions=(OSError, ValueError))
     browser.get(page)
 
     def images() -> list[str]:
-        """What the five places show: photo and face, twice, and the result."""
+        """What the places show: photo and face, twice, the result and the strip."""
         found = browser.find_elements(By.CSS_SELECTOR, ".q-img")
         return [
             place.find_elements(By.TAG_NAME, "img")[-1].get_attribute("src")
@@ -107,34 +108,57 @@ def test_a_photo_is_reconstructed_edited_and_saved(browser, page, tmp_path):
 
         def now(_):
             after = images()
-            return {i for i in range(5) if after[i] != before[i]} == which and all(
+            return {i for i in range(6) if after[i] != before[i]} == which and all(
                 after[i] for i in which
             )
 
         wait.until(now)
         return images()
 
-    seen = changed([""] * 5, {1, 3, 4})
+    seen = changed([""] * 6, {1, 3, 4, 5})
     pixels = np.random.default_rng(0).integers(0, 255, (60, 40, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "photo.jpg")
     (tmp_path / "broken.png").write_text("no photo")
 
     first, second = browser.find_elements(By.CSS_SELECTOR, "input[type=file]")
     first.send_keys(str(tmp_path / "photo.jpg"))
-    seen = changed(seen, {0, 1, 4})
+    seen = changed(seen, {0, 1, 4, 5})
     browser.find_element(By.CSS_SELECTOR, ".q-slider [tabindex='0']").send_keys(Keys.PAGE_UP)
     seen = changed(seen, {4})
     browser.find_element(By.XPATH, "//*[text()='8x8']").click()
     seen = changed(seen, {4})
     second.send_keys(str(tmp_path / "broken.png"))
     wait.until(lambda _: "no photo that can be read" in browser.page_source)
-    browser.find_elements(By.XPATH, "//*[text()='draw one']")[1].click()
-    seen = changed(seen, {3, 4})
+    browser.find_elements(By.XPATH, "//*[text()='another']")[1].click()
+    seen = changed(seen, {3, 4, 5})
 
     browser.find_element(By.XPATH, "//*[text()='save']").click()
     saved = tmp_path / "face.png"
     wait.until(lambda _: saved.exists())
     picture = Image.open(io.BytesIO(saved.read_bytes()))
     assert picture.size == (16, 16)
+    assert "16x16 · 64 images seen" in browser.page_source
     if "EXPLORER_SCREENSHOT" in os.environ:
         browser.save_screenshot(os.environ["EXPLORER_SCREENSHOT"])
+
+    name = browser.find_element(By.CSS_SELECTOR, "input[aria-label^='name of what']")
+    name.send_keys("smile")
+    browser.find_element(By.XPATH, "//*[text()='keep']").click()
+    wait.until(lambda _: browser.find_elements(By.XPATH, "//*[text()='smile']"))  # a slider
+    (direction,) = json.loads((checkpoint / "directions.json").read_text()).items()
+    assert direction[0] == "smile" and len(direction[1]) == 8 and any(direction[1])
+
+    number = browser.find_elements(By.CSS_SELECTOR, "input[aria-label='draw number']")[0]
+    number.send_keys(Keys.CONTROL + "a")
+    number.send_keys("1")
+
+    def first_is_second(_) -> bool:
+        first, second = (urllib.request.urlopen(images()[i]).read() for i in (1, 3))
+        return first == second
+
+    wait.until(first_is_second)  # whose number is 1
+    browser.set_window_size(500, 900)
+    width = "return document.documentElement.scrollWidth - window.innerWidth"
+    assert browser.execute_script(width) <= 0  # fits a phone
+    if "EXPLORER_SCREENSHOT" in os.environ:
+        browser.save_screenshot(os.environ["EXPLORER_SCREENSHOT"].replace(".png", "-phone.png"))
