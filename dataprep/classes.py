@@ -1,4 +1,4 @@
-"""Which class an image is of: by its folder, or by the label that is stored with it."""
+"""The class of an image: by its folder, or by the label stored with it."""
 
 from collections.abc import Callable
 from functools import partial
@@ -16,10 +16,10 @@ from dataprep.split import side_of_folder
 def labels(
     settings: Settings, sorted_rows: Path, containers: list[Container]
 ) -> tuple[list[str], Callable[[str, Any], int]]:
-    """The names of the classes, and the label of an image by its name and what is stored with it.
+    """The names of the classes, and a function (name, stored label) -> label of an image, or -1.
 
-    Stored labels keep their numbers where Hugging Face's schema names them all; else the values
-    found, in order, are the classes.
+    Stored labels keep their numbers if the source declares names for all; else the classes are the
+    sorted values.
     """
     if settings.labels == "none":
         return [], lambda name, stored: -1
@@ -35,7 +35,7 @@ def labels(
         raise DatasetError(
             "--labels stored: no labels are stored with these images (a .cls beside an image in a "
             "tar, or `label` in a .json there; a column in parquet; `label` in a TFRecord; a "
-            "dataset.json as stylegan's in a folder or zip): name the column with --label-column, "
+            "StyleGAN's dataset.json in a folder or zip): name the column with --label-column, "
             "or use --labels none"
         )
     declared = declared_classes(containers, settings.label_column)
@@ -47,13 +47,12 @@ def labels(
 
 
 def declared_classes(containers: list[Container], column: str | None) -> list[str]:
-    """The class names that parquet files have in their schema and CIFAR's beside them, where all
-    say the same."""
-    found = {tuple(names_in(container, column)) for container in containers}
+    """The class names in the schema of parquet files, or beside CIFAR's, if all agree; else []."""
+    found = {tuple(declared_in(container, column)) for container in containers}
     return list(found.pop()) if len(found) == 1 else []
 
 
-def names_in(container: Container, column: str | None) -> list[str]:
+def declared_in(container: Container, column: str | None) -> list[str]:
     path = Path(container.path)
     if container.kind == "cifar":
         return cifar.class_names(path)
@@ -61,7 +60,7 @@ def names_in(container: Container, column: str | None) -> list[str]:
 
 
 def class_folder(name: str, as_delivered: bool) -> str:
-    """The folder that an image lies in; where train/ and val/ are sides, train/cat is cat."""
+    """The folder of an image; `as_delivered`, without its split: train/cat is cat."""
     parts = name.split("/")[:-1]
     if as_delivered:
         side = next(i for i in range(len(parts)) if side_of_folder("/".join(parts[: i + 1])))

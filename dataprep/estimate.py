@@ -1,4 +1,4 @@
-"""--dry-run: what a preparation would make, how large, and in what time, from a few images."""
+"""--dry-run: estimates counts, sizes and time from a few images."""
 
 import shutil
 import tempfile
@@ -7,27 +7,26 @@ from pathlib import Path
 
 from dataprep.images.decode import BadImageError
 from dataprep.plan import Plan, Sample, Unit
-from dataprep.prepare import listed, tell_plan
+from dataprep.prepare import ListingProgress, print_plan
 from dataprep.runtime.progress import duration, size
 from dataprep.settings import Settings
-from dataprep.work import Images, Writers
+from dataprep.units import Images, Writers
 
-TRIED = 32
+MEASURED = 32
 
 
 def estimate(source: str, out: Path, settings: Settings, workers: int) -> None:
     """Print counts, sizes on the disk and time; nothing is written to `out`."""
     with tempfile.TemporaryDirectory(prefix="dry-run-") as temporary:
         folder = Path(temporary)
-        with listed() as count:
-            plan = Plan.make(source, settings, folder / "plan", count)
-        tell_plan(plan)
-        tried = try_some(plan, folder)
-    print(tried.text(plan, out, workers))
+        plan = Plan.make(source, settings, folder / "plan", ListingProgress())
+        print_plan(plan)
+        measured = measure(plan, folder)
+    print(measured.text(plan, out, workers))
 
 
-class Tried:
-    """What came of the images tried: bytes by (format, side), seconds, and how many were bad."""
+class Measurement:
+    """Bytes by (format, side), seconds, and counts of the images that were tried."""
 
     def __init__(self) -> None:
         self.good = self.bad = self.not_square = 0
@@ -50,13 +49,13 @@ class Tried:
             sizes = (size(self.bytes[format, side] * scale) for format in formats)
             lines.append(f"  {side:>4}  " + "".join(f"{text:>12}" for text in sizes))
         total = sum(self.bytes.values()) * scale
-        passing = sum(b for (format, _), b in self.bytes.items() if format == "ffcv") * scale
+        parts = sum(b for (format, _), b in self.bytes.items() if format == "ffcv") * scale
         here = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
         free = shutil.disk_usage(here).free
-        fits = "" if total + passing < free else ": NOT ENOUGH"
+        fits = "" if total + parts < free else ": NOT ENOUGH"
         rate = (self.good + self.bad) / self.seconds
         lines += [
-            f"on the disk: {size(total)}, and {size(passing)} more on the way; "
+            f"on the disk: {size(total)}, and {size(parts)} more temporarily; "
             f"{size(free)} are free{fits}",
             f"time: {duration(images / rate / workers)} with {workers} workers "
             f"({rate:.0f} images/s each)",
@@ -65,34 +64,34 @@ class Tried:
         return "\n".join(lines)
 
 
-def try_some(plan: Plan, folder: Path) -> Tried:
-    """Make TRIED images, evenly spread over the source, as a worker would."""
-    tried, images = Tried(), Images(plan)
+def measure(plan: Plan, folder: Path) -> Measurement:
+    """Make MEASURED images, evenly spread over the source, as a worker does."""
+    measured, images = Measurement(), Images(plan)
     writers = Writers(folder, plan.settings, Unit("train", 0))
     begun = time.perf_counter()
     for sample in spread(plan):
         try:
             data = images.read(sample)
-            tried.source_bytes += len(data)
+            measured.source_bytes += len(data)
             levels, square = images.levels(sample, data)
         except BadImageError:
-            tried.bad += 1
+            measured.bad += 1
             continue
-        tried.good += 1
-        tried.not_square += not square
+        measured.good += 1
+        measured.not_square += not square
         for side, pixels in levels:
             writers.add(sample, side, pixels)
     files, parts = writers.close()
-    tried.seconds = time.perf_counter() - begun
+    measured.seconds = time.perf_counter() - begun
     for file in files + parts:
         what = file["format"], file["resolution"]
-        tried.bytes[what] = tried.bytes.get(what, 0) + file["bytes"]
-    return tried
+        measured.bytes[what] = measured.bytes.get(what, 0) + file["bytes"]
+    return measured
 
 
 def spread(plan: Plan) -> list[Sample]:
     """The first samples of units evenly spread over the plan."""
-    count = min(TRIED, len(plan.units))
+    count = min(MEASURED, len(plan.units))
     chosen = [plan.units[i * len(plan.units) // count] for i in range(count)]
-    each = -(-TRIED // count)
+    each = -(-MEASURED // count)
     return [s for unit in chosen for s, _ in zip(plan.samples(unit), range(each))]

@@ -1,39 +1,38 @@
-"""The manifest of a prepared dataset, and its reader. Standard library only: training imports this
-module alone, and so can anybody else's code.
+"""The manifest of a prepared dataset, and its reader. Standard library only: of this package,
+training imports this module alone, and so can other code.
 
 A dataset is a folder that `dataprep/shard.py` wrote:
 
     manifest.json
-    index/{train,test}.jsonl                           which source image each sample is
-    rejects.jsonl                                      images left out: name, kind, reason
+    index/{train,test}.jsonl                           the source image of each sample
+    rejects.jsonl                                      rejected images: name, kind, reason
     webdataset/r004 ... r256/{train,test}-000000.tar   <key>.png (.webp, .jpeg), and <key>.cls
                                                        where labelled
     ffcv/r004-{train,test}.beton ... r256-...          fields `image` (RGB, raw or JPEG) and `label`
 
 Sample i of a split is the same image in every resolution and format: the i-th member of the tars
-taken in order, sample i of the beton, line i of the index; its key is its place before any was
-left out. `manifest.json` is an object of
+taken in order, sample i of the beton, line i of the index. Its key is its position before any image
+was rejected. `manifest.json` is an object of
 
     format        1
     digest        identity of the data: sha256 of `files` as canonical JSON
-    made_with     versions of what decides the bytes: this package, deflate, numpy, Pillow
-    source        {"name", "files", "images", "rejects", "passed_over", "not_square"}: file or
-                  folder name; how many files were found in it (of archives, those inside; rows and
-                  records count as files), how many of them are images, how many of these were left
-                  out; the other files, as {rule: {"files", "first"}}, where a rule `labels in ...`
-                  says what they were read for; of the images that are in, those that were cropped
-                  or padded to a square, as {"images", "first"}, or null
-    settings      what was asked for: see dataprep/settings.py
+    made_with     versions that decide the bytes: this package, deflate, numpy, Pillow
+    source        {"name", "files", "images", "rejects", "skipped", "not_square"}: file or
+                  folder name; numbers of files (those in archives, rows and records count), of
+                  images among them, of rejected images; the other files as {rule: {"files",
+                  "first"}}, with the rule `labels in ...` if labels were read from them; the images
+                  that were cropped or padded to a square, as {"images", "first"}, or null
+    settings      the options: see dataprep/settings.py
     split         {"rule": "ffhq" | "celebahq" | "folder" | "fraction" | "classes" | "tail",
                   "test_fraction"?, "asked", "why"}
     resolutions   ascending powers of two
     samples       {"train": n, "test": n}
-    classes       names of the labels 0, 1, ...; empty where there are no labels
-    root          where the files are, if not beside the manifest (`--index` alone)
+    classes       names of the labels 0, 1, ...; empty without labels
+    root          the folder or address of the files, if not beside the manifest (`--index` only)
     files         [{"path", "format", "resolution", "split", "samples", "bytes", "sha256"}, ...]
                   in order; "format" is "webdataset", "ffcv", "index" (resolution null) or
                   "rejects" (split null as well)
-    checksum      sha256 of all the rest as canonical JSON, against damage
+    checksum      sha256 of the other keys as canonical JSON
 
 Canonical JSON: keys sorted, no spaces, ASCII.
 """

@@ -1,38 +1,36 @@
-"""The way from SOURCE to a dataset: plan, make what is missing, finish.
+"""The steps from SOURCE to a dataset: plan, make the units of work, finish.
 
-All is made in DIR/.partial. Whatever is killed, and whenever: the same command again finds there
-what was done, checks it by its sha256, and does the rest.
+Everything is made in DIR/.partial. Resumable: finished units in DIR/.partial are verified by sha256
+and kept; the rest is made.
 """
 
-import contextlib
 import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from dataprep import manifest
-from dataprep.finish import duplicates, finish, publish, store_units
+from dataprep.finish import duplicates, finish, fsync_units, publish
 from dataprep.manifest import DatasetError, Manifest
-from dataprep.plan import RULES_SHOWN, Plan, Unit, passed_over, shown
-from dataprep.rejects import Reject, Tally, Tolerance, summary
+from dataprep.plan import SHOWN_RULES, Plan, Unit, describe_skipped, shown
+from dataprep.rejects import Reject, RejectCounter, RejectPolicy, summary
 from dataprep.runtime import files, pool
 from dataprep.runtime.lock import locked
 from dataprep.runtime.progress import Progress, duration
 from dataprep.settings import CROPS, Settings, refuse_changes, versions
 from dataprep.sources.entry import READ
-from dataprep.work import Images, Task, check_unit, make_unit, read_json, record_path
+from dataprep.units import Images, Task, check_unit, make_unit, read_json, record_path
 
 PARTIAL = ".partial"
 CROPPED = {  # what was done with images that are not square
-    "centre": "the square in their middle was taken",
-    "top": "the square at their upper end was taken, of wide ones that in the middle",
-    "pad": "white was put beside them",
+    "centre": "cropped to the central square",
+    "top": "cropped to the upper square, or the central one if wide",
+    "pad": "padded with white",
 }
-KEEP = "go on with the same settings, choose another --out, or remove"
+WAY_OUT = "use the same settings, choose another --out, or remove"
 
 
 class Share(NamedTuple):
@@ -51,53 +49,51 @@ def prepare(
     out: Path,
     settings: Settings,
     workers: int,
-    tolerance: Tolerance,
+    policy: RejectPolicy,
     share: Share | None = None,
     merge: bool = False,
 ) -> Manifest | None:
-    """Prepare the dataset `out` from `source`, or go on with it; with `share`, a part of the work.
+    """Prepare the dataset `out` from `source`, or resume; with `share`, do a part of the work.
 
-    `merge` does no more than to put together what the tasks have made. None where a share is done
-    and there is no dataset yet. DatasetError for anything that stands in the way.
+    `merge` only finishes what the tasks have made. Returns None if a share is done and there is no
+    dataset yet. DatasetError if the source, the output or the settings do not allow it.
     """
     folder = out / PARTIAL
-    look_at(out)
+    check_output_folder(out)
     with locked(folder / "lock", shared=share is not None):
         if share is None:
-            for path in folder.rglob(f"*{files.PARTIAL}"):  # left by killed runs
-                if path.is_file():
-                    path.unlink()
-            if (folder / manifest.NAME).exists():
+            remove_partial_files(folder)
+            if (folder / manifest.NAME).exists():  # killed while it was published
                 publish(folder, out)
-        made = complete(source, out, settings)
+        made = finished_dataset(source, out, settings)
         if made:
             return made
         if (folder / manifest.NAME).exists():
-            return None  # to be published: nothing is left to a share of the work
-        plan = planned(source, folder, settings)
+            return None  # nothing is left to a share but publishing
+        plan = load_or_make_plan(source, folder, settings)
         refuse_changes(
-            f"{out} holds an unfinished dataset made otherwise",
-            facts(plan.content["source"], plan.settings, plan.content["versions"]),
-            facts(os.path.abspath(source), settings, versions()),
-            f"{KEEP} {folder}",
+            f"{out} holds an unfinished dataset with other settings",
+            identity(plan.content["source"], plan.settings, plan.content["versions"]),
+            identity(os.path.abspath(source), settings, versions()),
+            f"{WAY_OUT} {folder}",
         )
-        tally = Tally(tolerance, plan.images, folder / "rejects.jsonl")
-        tally.add(Reject(*row) for row in plan.refused())
+        counter = RejectCounter(policy, plan.images, folder / "rejects.jsonl")
+        counter.add(plan.rejects())
         units = share.of(plan.units) if share else plan.units
-        todo = missing(folder, plan, units, workers, tally)
+        todo = unfinished_units(folder, plan, units, workers, counter)
         if merge and todo:
             raise DatasetError(
                 f"{len(todo):,} of {len(units):,} units of work are missing, {todo[0]} the first: "
                 "run their tasks again, or leave out --merge to make them here"
             )
-        make(folder, plan, [Task(unit) for unit in todo], workers, tally)
+        make_units(folder, plan, [Task(unit) for unit in todo], workers, counter)
         if share:
-            store_units(folder, units)
+            fsync_units(folder, units)
             return None
-        drop_duplicates(folder, plan, workers, tally)
+        drop_duplicates(folder, plan, workers, counter)
         kinds = finish(folder, out, plan, workers)
     if kinds:
-        print(f"left out, and listed in {out / 'rejects.jsonl'}: {summary(kinds)}")
+        print(f"rejected, and listed in {out / 'rejects.jsonl'}: {summary(kinds)}")
     made = Manifest.load(out)
     if uneven := made.content["source"]["not_square"]:
         print(
@@ -107,8 +103,8 @@ def prepare(
     return made
 
 
-def look_at(out: Path) -> None:
-    """DatasetError where `out` is, or holds, something that is not ours."""
+def check_output_folder(out: Path) -> None:
+    """DatasetError if `out` is, or contains, something that is not a dataset."""
     if out.exists() and not out.is_dir():
         raise DatasetError(f"{out} is not a folder: choose another --out")
     ours = (out / PARTIAL).is_dir() or (out / manifest.NAME).exists()
@@ -116,112 +112,119 @@ def look_at(out: Path) -> None:
         raise DatasetError(f"{out} is not empty: choose another --out")
 
 
-def complete(source: str, out: Path, settings: Settings) -> Manifest | None:
-    """The dataset in `out`, if it is all there; DatasetError if it was made otherwise."""
+def remove_partial_files(folder: Path) -> None:
+    """Remove the files that killed runs were writing."""
+    for path in folder.rglob(f"*{files.PARTIAL}"):
+        if path.is_file():
+            path.unlink()
+
+
+def finished_dataset(source: str, out: Path, settings: Settings) -> Manifest | None:
+    """The dataset in `out` if it is finished; DatasetError if its settings are others."""
     if not (out / manifest.NAME).exists():
         return None
     shutil.rmtree(out / PARTIAL, ignore_errors=True)
     made = Manifest.load(out)
+    before = Settings.from_json(made.content["settings"])
     refuse_changes(
-        f"{out} holds a dataset made otherwise",
-        {
-            "SOURCE": made.content["source"]["name"],
-            **Settings.from_json(made.content["settings"]).to_json(),
-        },
-        {"SOURCE": Path(source).resolve().name, **settings.to_json()},
-        f"{KEEP} it",
+        f"{out} holds a dataset with other settings",
+        identity(made.content["source"]["name"], before),
+        identity(Path(source).resolve().name, settings),
+        f"{WAY_OUT} it",
     )
     made.check()
     found = made.content["source"]
     print(
-        f"{out} is complete: nothing to do. It was made of the {found['images']:,} images that "
-        f"{found['name']} held then; {source} was not looked at again"
+        f"{out} is complete: nothing to do. It was made from {found['images']:,} images in "
+        f"{found['name']}; {source} was not listed again"
     )
     return made
 
 
-def facts(source: str, settings: Settings, made_with: dict[str, str]) -> dict:
-    return {"SOURCE": source, **settings.to_json(), **made_with}
+def identity(source: str, settings: Settings, made_with: dict[str, str] | None = None) -> dict:
+    return {"SOURCE": source, **settings.to_json(), **(made_with or {})}
 
 
-def planned(source: str, folder: Path, settings: Settings) -> Plan:
-    """The plan in `folder`, made if it is not there; tasks of an array wait for one another."""
+def load_or_make_plan(source: str, folder: Path, settings: Settings) -> Plan:
+    """The plan in `folder`; if it is missing, one task of an array makes it and the others wait."""
     if not (folder / "plan").exists():
         with locked(folder / "plan.lock", wait=True):
             if not (folder / "plan").exists():
-                with listed() as count:
-                    Plan.make(source, settings, folder / "plan", count)
+                Plan.make(source, settings, folder / "plan", ListingProgress())
     plan = Plan(folder / "plan")
-    tell_plan(plan)
+    print_plan(plan)
     return plan
 
 
-def tell_plan(plan: Plan) -> None:
+def print_plan(plan: Plan) -> None:
     rule, counts = plan.content["split"], plan.counts
     print(
         f"{plan.images:,} images: {counts['train']:,} train, {counts['test']:,} test "
         f"({rule['rule']}: {rule['why']})"
     )
-    for what, without in (("endings", "without an ending"), ("folders", "in none")):
+    for what, without in (("extensions", "without an extension"), ("folders", "in none")):
         counts = plan.content.get(what, {})
         if len(counts) > 1 and max(counts.values()) > 1:
             texts = [f"{count:,} {shown(name) or without}" for name, count in counts.items()]
-            print(f"images by {what}: {', '.join(texts[:RULES_SHOWN])}")
-    read = {rule: found for rule, found in plan.passed_over.items() if rule.startswith(READ)}
+            print(f"images by {what}: {', '.join(texts[:SHOWN_RULES])}")
+    read = {rule: found for rule, found in plan.skipped.items() if rule.startswith(READ)}
     if read:
-        print(f"also read: {passed_over(read)}")
-    if passed := {rule: f for rule, f in plan.passed_over.items() if rule not in read}:
-        print(f"passed over: {passed_over(passed)}")
+        print(f"also read: {describe_skipped(read)}")
+    if other := {rule: found for rule, found in plan.skipped.items() if rule not in read}:
+        print(f"skipped: {describe_skipped(other)}")
     notes = plan.content.get("notes", [])
-    for note in notes[:RULES_SHOWN]:
+    for note in notes[:SHOWN_RULES]:
         print(f"note: {note}")
-    if len(notes) > RULES_SHOWN:
-        print(f"note: {len(notes) - RULES_SHOWN:,} more, in {plan.folder / 'plan.json'}")
+    if len(notes) > SHOWN_RULES:
+        print(f"note: {len(notes) - SHOWN_RULES:,} more, in {plan.folder / 'plan.json'}")
     sys.stdout.flush()
 
 
-@contextlib.contextmanager
-def listed() -> Iterator:
-    """Tells how many names are listed, where that takes long enough to wonder."""
-    begun = shown = time.monotonic()
+class ListingProgress:
+    """Prints the number of names listed so far, every 10 seconds."""
 
-    def count(names: int) -> None:
-        nonlocal shown
-        if time.monotonic() - shown > 10:
-            shown = time.monotonic()
-            print(f"listing: {names:,} images in {duration(shown - begun)}", file=sys.stderr)
+    def __init__(self) -> None:
+        self.begun = self.shown = time.monotonic()
 
-    yield count
+    def __call__(self, names: int) -> None:
+        now = time.monotonic()
+        if now - self.shown > 10:
+            self.shown = now
+            print(f"listing: {names:,} images in {duration(now - self.begun)}", file=sys.stderr)
 
 
-def missing(folder: Path, plan: Plan, units: list[Unit], workers: int, tally: Tally) -> list[Unit]:
-    """The units that are not finished; the others' files are read again and count for `tally`."""
+def unfinished_units(
+    folder: Path, plan: Plan, units: list[Unit], workers: int, counter: RejectCounter
+) -> list[Unit]:
+    """Verify the files of finished units, count their rejects, and return the other units."""
     begun = [unit for unit in units if record_path(folder, unit).exists()]
     finished, size = set(), plan.settings.shard_samples
-    progress = Progress("checking what is done", size * len(begun))
+    progress = Progress("verifying finished units", size * len(begun))
     for unit, rejects in pool.run(partial(check_unit, Images(plan), folder), begun, workers):
         progress.add(size)
         if rejects is not None:
             finished.add(unit)
-            tally.add(Reject(*row[1:]) for row in rejects)
+            counter.add(Reject(*row[1:]) for row in rejects)
     progress.close()
     return [unit for unit in units if unit not in finished]
 
 
-def make(folder: Path, plan: Plan, tasks: list[Task], workers: int, tally: Tally | None) -> None:
-    """Make units in `workers` processes; their rejects are added to `tally`."""
+def make_units(
+    folder: Path, plan: Plan, tasks: list[Task], workers: int, counter: RejectCounter | None
+) -> None:
+    """Make units in `workers` processes, and count their rejects."""
     if not tasks:
         return
     size, counts = plan.settings.shard_samples, plan.counts
-    images = {t: min(size, counts[t.unit.part] - t.unit.number * size) for t in tasks}
+    images = {t: min(size, counts[t.unit.split] - t.unit.number * size) for t in tasks}
     total, begun = sum(images.values()), time.monotonic()
     progress = Progress("preparing", total)
     call = partial(make_unit, Images(plan), folder)
     try:
         for task, (rejects, read) in pool.run(call, tasks, workers, warn_of_death):
             progress.add(images[task], read)
-            if tally:
-                tally.add(Reject(*row[1:]) for row in rejects)
+            if counter:
+                counter.add(Reject(*row[1:]) for row in rejects)
     finally:
         progress.close()
     taken = time.monotonic() - begun
@@ -232,12 +235,12 @@ def warn_of_death(running: list[Task]) -> None:
     print(f"a worker died at {' or '.join(map(str, running))}: retrying", file=sys.stderr)
 
 
-def drop_duplicates(folder: Path, plan: Plan, workers: int, tally: Tally) -> None:
-    """Make the units again that hold an image whose bytes another image has as well."""
+def drop_duplicates(folder: Path, plan: Plan, workers: int, counter: RejectCounter) -> None:
+    """Make the units again that hold an image whose bytes another image has, too."""
     dropped: dict[Unit, list[int]] = {}
     for unit, slot, reject in duplicates(folder, plan):
         dropped.setdefault(unit, []).append(slot)
-        tally.add([reject])
+        counter.add([reject])
     again = []
     for unit in plan.units:
         slots = sorted(dropped.get(unit, []))
@@ -245,4 +248,4 @@ def drop_duplicates(folder: Path, plan: Plan, workers: int, tally: Tally) -> Non
             again.append(Task(unit, tuple(slots)))
     if again:
         print(f"{sum(map(len, dropped.values())):,} duplicates: {len(again):,} units made again")
-        make(folder, plan, again, workers, tally=None)
+        make_units(folder, plan, again, workers, counter=None)

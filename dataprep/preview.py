@@ -1,4 +1,4 @@
-"""Pictures of a prepared dataset, to look at before training on it."""
+"""--preview: contact sheets and histograms of a prepared dataset."""
 
 import json
 from collections import Counter
@@ -13,11 +13,11 @@ from dataprep.formats import read
 from dataprep.manifest import Manifest
 
 FOLDER = "preview"
-WIDTH = 2048  # of a contact sheet, at most
-CELL = 128  # an image is shown at least so large
+WIDTH = 2048  # pixels of a contact sheet, at most
+CELL = 128  # pixels of an image, at least
 COLUMNS, ROWS = 8, 4
 MARGIN, CAPTION = 4, 28
-MEASURED = 500  # images that the histograms are made of
+MEASURED = 500  # images in the histograms
 
 
 def preview(folder: Path) -> Path:
@@ -31,7 +31,7 @@ def preview(folder: Path) -> Path:
 
 
 def spread(made: Manifest, side: int, count: int) -> Iterator[np.ndarray]:
-    """At most `count` images of the training split, evenly spread over it."""
+    """At most `count` images, evenly spread over the training split."""
     total = made.count("train")
     for i in range(min(count, total)):
         first = i * total // min(count, total)
@@ -39,7 +39,7 @@ def spread(made: Manifest, side: int, count: int) -> Iterator[np.ndarray]:
 
 
 def contact_sheet(made: Manifest, side: int) -> Image.Image:
-    """Images side by side: the first of them are the same at all resolutions up to 256."""
+    """A grid of images, the same ones at all resolutions up to 256."""
     cell = max(side, CELL)
     columns = min(COLUMNS, WIDTH // cell)
     rows = max(1, ROWS * columns // COLUMNS)
@@ -56,7 +56,7 @@ def contact_sheet(made: Manifest, side: int) -> Image.Image:
 
 
 def histograms(made: Manifest, path: Path) -> None:
-    """One page: colours, brightness, contrast, mean image, samples by class, what was left out."""
+    """One page: colours, brightness, contrast, mean image, samples by class, rejects by reason."""
     from matplotlib.figure import Figure
 
     side = min(made.resolutions[-1], 256)
@@ -78,16 +78,16 @@ def histograms(made: Manifest, path: Path) -> None:
     axes[1].hist(grey.mean(axis=(1, 2)), bins=32, range=(0, 255))
     axes[2].set(title="contrast", xlabel="standard deviation in an image", ylabel="images")
     axes[2].hist(grey.std(axis=(1, 2)), bins=32, range=(0, 128))
-    axes[3].set_title("the mean of all")
+    axes[3].set_title("mean image")
     axes[3].imshow(images.mean(axis=0) / 255)
     axes[3].axis("off")
     bars(axes[4], "training images by class", labels(made))
-    bars(axes[5], "left out, by reason", left_out(made))
+    bars(axes[5], "rejects by reason", rejects_by_kind(made))
     figure.savefig(path, dpi=100)
 
 
 def bars(axes, title: str, counts: Counter) -> None:
-    """At most the 20 most common."""
+    """A bar chart of the 20 most common."""
     axes.set_title(title)
     if not counts:
         axes.text(0.5, 0.5, "none", ha="center", va="center", transform=axes.transAxes)
@@ -109,6 +109,6 @@ def labels(made: Manifest) -> Counter:
     return Counter({names[label]: count for label, count in found.items()})
 
 
-def left_out(made: Manifest) -> Counter:
+def rejects_by_kind(made: Manifest) -> Counter:
     with Path(made.folder, rejects.NAME).open(encoding="ascii") as file:
         return Counter(json.loads(line)["kind"] for line in file)

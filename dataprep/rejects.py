@@ -1,4 +1,4 @@
-"""Images that are left out: how many are too many, and what is told of them."""
+"""Rejected images: how many are allowed, and what is reported."""
 
 import json
 from collections import Counter
@@ -14,55 +14,52 @@ FIRST = 3  # rejects that a message shows
 
 
 class Reject(NamedTuple):
-    """An image that is left out; `kind` is what a summary counts by."""
+    """An image that cannot be used; summaries count by `kind`."""
 
     name: str
     kind: str
     reason: str
 
 
-class Tolerance(NamedTuple):
-    """What to do about images that cannot be used: "fail" at the first, or "skip" them up to a
-    share of all images."""
+class RejectPolicy(NamedTuple):
+    """Whether to "fail" at the first reject, or to "skip" up to a share `limit` of all images."""
 
     on_error: str = "skip"
     limit: float = 0.01
 
 
-class Tally:
-    """Counts rejects; `add` raises DatasetError where there are more than `tolerance` allows.
+class RejectCounter:
+    """Counts rejects; `add` raises DatasetError if there are more than `policy` allows.
 
-    `beside` is where all that are known are then written.
+    It then writes those known so far to `path`.
     """
 
-    def __init__(self, tolerance: Tolerance, images: int, beside: Path):
-        self.tolerance, self.images, self.beside = tolerance, images, beside
+    def __init__(self, policy: RejectPolicy, images: int, path: Path):
+        self.policy, self.images, self.path = policy, images, path
         self.rejects: list[Reject] = []
 
     def add(self, rejects: Iterable[Reject]) -> None:
         self.rejects += rejects
         if not self.rejects:
             return
-        on_error, limit = self.tolerance
+        on_error, limit = self.policy
         name, _, reason = self.rejects[0]
         if on_error == "fail":
-            raise DatasetError(
-                f"{name}: {reason}; repair it or leave it out, or use --on-error skip"
-            )
+            raise DatasetError(f"{name}: {reason}; repair or remove it, or use --on-error skip")
         if len(self.rejects) > limit * self.images:
-            write(self.beside, self.rejects)
+            write(self.path, self.rejects)
             shown = "; ".join(f"{name}: {reason}" for name, _, reason in self.rejects[:FIRST])
             raise DatasetError(
                 f"{len(self.rejects):,} of {self.images:,} images cannot be used, and "
                 f"--reject-limit {limit:g} allows {int(limit * self.images):,} "
                 f"({summary(Counter(r.kind for r in self.rejects))}); the first: {shown}; "
-                f"{self.beside} lists them: repair them, or run the same command with a higher "
-                "--reject-limit, which keeps what is done"
+                f"{self.path} lists them: repair them, or run the same command with a higher "
+                "--reject-limit to resume"
             )
 
 
 def write(path: Path, rejects: Iterable[Reject]) -> Counter:
-    """Write one JSON line for each; tells how many there are of each kind."""
+    """Write one JSON line for each reject; return how many there are of each kind."""
     kinds: Counter = Counter()
     file = HashingFile(path)
     for reject in rejects:

@@ -1,4 +1,4 @@
-"""What decides the bytes of a dataset: what was asked for, and the versions that made it."""
+"""What decides the bytes of a dataset: its settings, and the versions of libraries."""
 
 import importlib.metadata
 from dataclasses import asdict, dataclass
@@ -19,7 +19,7 @@ CROPS = ("centre", "top", "pad", "refuse")
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of one preparation, as the command line takes them."""
+    """The settings of a preparation, as in the command line."""
 
     max_resolution: int = 256
     formats: tuple[str, ...] = FORMATS
@@ -48,7 +48,7 @@ class Settings:
 
 
 def versions() -> dict[str, str]:
-    """Versions of all that decides the bytes written."""
+    """Versions of everything that decides the bytes."""
     return {
         "dataprep": importlib.metadata.version("soft-introvae-training"),
         "deflate": importlib.metadata.version("deflate"),
@@ -58,7 +58,7 @@ def versions() -> dict[str, str]:
 
 
 def refuse_changes(where: str, before: dict[str, Any], now: dict[str, Any], way_out: str) -> None:
-    """DatasetError that shows the difference where two flat dictionaries differ."""
+    """DatasetError that shows the differences between two flat dictionaries, if any."""
     different = [
         f"{name} was {before.get(name)!r} and is now {now.get(name)!r}"
         for name in sorted(before.keys() | now.keys())

@@ -1,12 +1,12 @@
-"""From images to a dataset at every resolution, in two formats:
+"""Prepare images as a dataset at every resolution, in two formats:
 
     python dataprep/shard.py SOURCE --out DIR
 
 SOURCE is a folder tree, a zip, a tar or WebDataset shard, a parquet file, a TFRecord, or a list
 (.txt) or a quoted pattern ('shards/*.tar') of these. Every image is decoded once, cropped to a
-square and resized to --max-resolution and every lower power of two down to 4. DIR then holds
-WebDataset tars, FFCV files and manifest.json, and appears whole or not at all. A command that was
-stopped goes on where it was when it is run again.
+square, and resized to --max-resolution and every lower power of two down to 4. The result in DIR is
+WebDataset tars, FFCV files and manifest.json; it appears whole or not at all. Run a stopped command
+again to resume.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from dataprep.index import index
 from dataprep.manifest import SPLITS, DatasetError
 from dataprep.prepare import Share, prepare
 from dataprep.preview import preview
-from dataprep.rejects import Tolerance
+from dataprep.rejects import RejectPolicy
 from dataprep.runtime.pool import default_workers
 from dataprep.runtime.progress import size
 from dataprep.settings import Settings
@@ -33,19 +33,19 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__,
         epilog="Splits: ffhq by the official ids (60,000 train, 10,000 test), celebahq 29,000 and "
         "1,000 by number, folder as delivered in train/ and val/ (or test/), fraction by a hash of "
-        "each name; auto takes ffhq or celebahq where they fit, else fraction, and says so.",
+        "each name; auto chooses ffhq or celebahq if they fit, else fraction, and prints why.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("source", metavar="SOURCE", nargs="?", help="where the images are")
     parser.add_argument("--out", metavar="DIR", type=Path, help="folder to make")
 
     add = parser.add_argument
-    add("--verify", metavar="DIR", type=Path, help="read a dataset again and name what is wrong")
-    add("--index", metavar="TARS", help="make DIR/manifest.json for a WebDataset where it lies")
-    add("--dry-run", action="store_true", help="tell counts, sizes and time; make nothing")
-    add("--preview", action="store_true", help="draw contact sheets and histograms of DIR as well")
+    add("--verify", metavar="DIR", type=Path, help="check all files and images of a dataset")
+    add("--index", metavar="TARS", help="write DIR/manifest.json for existing WebDataset tars")
+    add("--dry-run", action="store_true", help="print counts, sizes and time; write nothing")
+    add("--preview", action="store_true", help="also draw contact sheets and histograms of DIR")
 
-    what = parser.add_argument_group("what is made (all of this is in the manifest)")
+    what = parser.add_argument_group("what is made (recorded in the manifest)")
     add = what.add_argument
     defaults = Settings()
     add("--max-resolution", type=int, choices=settings.RESOLUTIONS, default=256, help="[256]")
@@ -82,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
         default=defaults.shard_samples,
         help="images in a tar, and in a unit of work [250]",
     )
-    add("--shard-bytes", metavar="N", type=int, help="end a tar before it is larger [no limit]")
+    add("--shard-bytes", metavar="N", type=int, help="largest size of a tar [no limit]")
     add("--split", choices=("auto", *split.RULES), default=defaults.split, help="[auto]")
     add(
         "--test-fraction",
@@ -118,46 +118,51 @@ def parser() -> argparse.ArgumentParser:
         "--on-error",
         choices=("skip", "fail"),
         default="skip",
-        help="what to do about an image that cannot be used [skip, and list it in rejects.jsonl]",
+        help="for images that cannot be used; skip lists them in rejects.jsonl [skip]",
     )
     add(
         "--reject-limit",
         metavar="F",
         type=float,
-        default=Tolerance().limit,
-        help="share of images that skip may leave out [0.01]",
+        default=RejectPolicy().limit,
+        help="largest share of rejected images with skip [0.01]",
     )
-    add("--task", metavar="I", type=int, help="make part I (from 0) of --tasks N, no dataset yet")
-    add("--tasks", metavar="N", type=int, help="number of tasks that share the work")
-    add("--merge", action="store_true", help="put together what all tasks have made")
+    add(
+        "--task",
+        metavar="I",
+        type=int,
+        help="do part I (from 0) of --tasks N, without finishing the dataset",
+    )
+    add("--tasks", metavar="N", type=int, help="number of tasks in all")
+    add("--merge", action="store_true", help="finish the dataset that all tasks have made")
     return parser
 
 
 def check(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
-    """Refuse what cannot be meant."""
+    """Exit with a message if options are out of range or exclude each other."""
     if args.verify is not None:
         if args.source is not None or args.out is not None:
-            parser.error("--verify DIR stands alone")
+            parser.error("--verify DIR excludes SOURCE and --out")
     elif args.index is not None:
         if args.source is not None or args.out is None:
-            parser.error("--index TARS goes with --out DIR, and without SOURCE")
+            parser.error("--index TARS needs --out DIR, and excludes SOURCE")
     elif args.source is None or args.out is None:
         parser.error("SOURCE and --out DIR are needed")
     if not 0 < args.test_fraction < 1:
-        parser.error(f"--test-fraction {args.test_fraction:g}: it lies between 0 and 1")
+        parser.error(f"--test-fraction {args.test_fraction:g}: must be between 0 and 1")
     if not 0 <= args.reject_limit <= 1:
-        parser.error(f"--reject-limit {args.reject_limit:g}: it is a share, from 0 to 1")
+        parser.error(f"--reject-limit {args.reject_limit:g}: must be from 0 to 1")
     if not 1 <= args.jpeg_quality <= 100:
-        parser.error(f"--jpeg-quality {args.jpeg_quality}: it lies between 1 and 100")
+        parser.error(f"--jpeg-quality {args.jpeg_quality}: must be from 1 to 100")
     if args.label_column is not None and args.labels != "stored":
-        parser.error("--label-column goes with --labels stored")
+        parser.error("--label-column needs --labels stored")
     for name in ("workers", "shard_samples", "shard_bytes", "tasks"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} {getattr(args, name)}: at least 1")
+            parser.error(f"--{name.replace('_', '-')} {getattr(args, name)}: must be at least 1")
     if (args.task is None) != (args.tasks is None):
-        parser.error("--task I and --tasks N go together")
+        parser.error("--task and --tasks need each other")
     if args.task is not None and (args.merge or not 0 <= args.task < args.tasks):
-        parser.error("--task I is from 0 to N - 1, and --merge comes after all of them, alone")
+        parser.error("--task must be from 0 to N - 1, and excludes --merge")
 
 
 def settings_of(args: argparse.Namespace) -> Settings:
@@ -179,12 +184,12 @@ def settings_of(args: argparse.Namespace) -> Settings:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Do what the command line says; DatasetError where that cannot be done."""
+    """Run the command; DatasetError if it fails."""
     if args.verify is not None:
         problems = verify(args.verify, args.workers)
         if problems:
-            raise DatasetError("\n  ".join([f"{args.verify} is not sound:", *problems]))
-        print(f"{args.verify} is sound")
+            raise DatasetError("\n  ".join([f"{args.verify} is damaged:", *problems]))
+        print(f"{args.verify} is intact")
         return
     if args.index is not None:
         made = index(args.index, args.out, args.test_fraction, args.workers)
@@ -195,33 +200,33 @@ def run(args: argparse.Namespace) -> None:
         estimate(args.source, args.out, settings_of(args), args.workers)
         return
     share = None if args.task is None else Share(args.task, args.tasks)
-    tolerance = Tolerance(args.on_error, args.reject_limit)
+    policy = RejectPolicy(args.on_error, args.reject_limit)
     made = prepare(
-        args.source, args.out, settings_of(args), args.workers, tolerance, share, args.merge
+        args.source, args.out, settings_of(args), args.workers, policy, share, args.merge
     )
     if made is None:
-        print(f"{args.out}: task {args.task} of {args.tasks} is done; --merge comes after all")
+        print(f"{args.out}: task {args.task} of {args.tasks} is done; run --merge after all tasks")
         return
     total = sum(file["bytes"] for file in made.content["files"])
     print(f"{args.out}: {size(total)}, digest {made.digest[:16]}")
     if args.preview:
-        print(f"{preview(args.out)} shows what it holds")
+        print(f"{preview(args.out)} shows the images")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; 0 where it was done, 1 with a message where it could not be."""
+    """The command line; returns 0, or 1 after an error message."""
     command = parser()
     args = command.parse_args(argv)
     check(args, command)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names need not be text
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names may not be valid text
     try:
         run(args)
     except (DatasetError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nstopped: the same command goes on from here", file=sys.stderr)
+        print("\nstopped: run the same command again to resume", file=sys.stderr)
         return 130
     return 0
 

@@ -1,15 +1,14 @@
-"""Which images train and which test: functions of the images' names alone, so that the order in
-which a disk lists them, or a second run, changes nothing.
+"""The split of an image, train or test: a function of its name, not of the order of listing.
 
-  ffhq       the official ids: 00000-59999 train, 60000-69999 test
-  celebahq   the 30,000 images sorted by number: the first 29,000 train, the last 1,000 test
-  folder     as delivered: images in a folder (or archive) called train or training train, those
-             in val, valid, validation, dev, test, testing or eval test
-  fraction   a share of the images by a hash of the name: an image keeps its side when others
-             come or go
-  classes    a share of the folders (or archives) that images lie in, whole, by a hash of its name
-  tail       the last share of the images in each folder (or video) by name: neighbouring frames are
-             near copies of each other
+ffhq       the official ids: 00000-59999 train, 60000-69999 test
+celebahq   the 30,000 images sorted by number: the first 29,000 train, the last 1,000 test
+folder     as delivered: train for images in a folder (or archive) called train or training,
+           test for those in val, valid, validation, dev, test, testing or eval
+fraction   a share of the images by a hash of the name: an image keeps its split when others
+           are added or removed
+classes    a share of the folders (or archives), by a hash of the name
+tail       the last share of the images of each folder (or video), by name, as neighbouring
+           frames are near copies of each other
 """
 
 import functools
@@ -32,7 +31,7 @@ CELEBAHQ_ALL = 30_000
 
 
 class Rule(NamedTuple):
-    """The rule taken, why, whether a name is that of a test image, and what else is to be told."""
+    """A rule, why it was chosen, whether a name is that of a test image, and a note to print."""
 
     name: str
     why: str
@@ -41,14 +40,14 @@ class Rule(NamedTuple):
 
 
 @dataclass
-class Seen:
-    """What the rules need to know of all the names, in bounded memory."""
+class NameStatistics:
+    """What the rules need to know of all names, in bounded memory."""
 
     count: int = 0
     no_id: str | None = None  # the first name that is no FFHQ id
     least_id: int = FFHQ_ALL
     most_id: int = -1
-    numbers: set[int] | None = field(default_factory=set)  # None: these cannot be CelebA-HQ's
+    numbers: set[int] | None = field(default_factory=set)  # None if it cannot be CelebA-HQ
     sides: dict[str | None, int] = field(default_factory=dict)  # by the folders' names
     first: dict[str | None, str] = field(default_factory=dict)  # name on each side
 
@@ -80,22 +79,22 @@ class Seen:
 
 
 def choose(names: Iterable[str], asked: str, test_fraction: float) -> Rule:
-    """The rule `asked` for `names` (paths inside the source), or one that fits for "auto".
+    """The rule `asked` for `names` (paths in the source); for "auto", one that fits.
 
-    "auto" takes ffhq where every name is an FFHQ id and both sides get images, celebahq for 30,000
-    images numbered without a gap, and else fraction; `why` says which and for what reason.
-    Goes through the names once; DatasetError where the rule does not fit them.
+    "auto" chooses ffhq if every name is an FFHQ id and both splits get images, celebahq for 30,000
+    images numbered without a gap, else fraction. Iterates once over the names. DatasetError if the
+    rule does not fit them.
     """
     if asked in ("classes", "tail"):
         return by_folders(names, asked, test_fraction)
-    seen = Seen()
+    seen = NameStatistics()
     for name in names:
         seen.add(name)
     rule, why = fitting(seen) if asked == "auto" else (asked, f"as asked by --split {asked}")
     if rule == "folder":
         if None in seen.sides:
             raise DatasetError(
-                f"--split folder: {seen.first[None]!r} lies in no folder that is called "
+                f"--split folder: {seen.first[None]!r} is in no folder called "
                 f"{', '.join(TRAIN + TEST)}; use --split fraction"
             )
         return Rule(rule, why, lambda name: side_of(name) == "test")
@@ -103,7 +102,7 @@ def choose(names: Iterable[str], asked: str, test_fraction: float) -> Rule:
 
 
 def by_folders(names: Iterable[str], asked: str, test_fraction: float) -> Rule:
-    """Folders held out whole, or the end of each; DatasetError where that leaves a side empty."""
+    """Hold out whole folders, or the end of each; DatasetError if a split is empty."""
     folders: dict[str, list[str]] = {}
     for name in names:
         folder, _, last = name.rpartition("/")
@@ -126,8 +125,8 @@ def by_folders(names: Iterable[str], asked: str, test_fraction: float) -> Rule:
     return Rule(asked, why, lambda name: name.rpartition("/")[2] >= first[name.rpartition("/")[0]])
 
 
-def official(rule: str, why: str, seen: Seen, test_fraction: float) -> Rule:
-    """The rule of this name; DatasetError where it does not fit."""
+def official(rule: str, why: str, seen: NameStatistics, test_fraction: float) -> Rule:
+    """The rule of this name; DatasetError if it does not fit."""
     if rule == "ffhq":
         if seen.no_id is not None:
             raise DatasetError(
@@ -147,8 +146,8 @@ def official(rule: str, why: str, seen: Seen, test_fraction: float) -> Rule:
     return Rule(rule, why, lambda name: name_hash(name) < test_fraction)
 
 
-def fitting(seen: Seen) -> tuple[str, str]:
-    """The rule that fits the names, and the reason in words."""
+def fitting(seen: NameStatistics) -> tuple[str, str]:
+    """The rule that fits the names, and why."""
     if seen.no_id is None and seen.least_id < FFHQ_TRAIN <= seen.most_id:
         return "ffhq", "every name is an FFHQ id, and there are ids on both sides of 60000"
     if seen.is_celebahq:
@@ -162,12 +161,12 @@ def fitting(seen: Seen) -> tuple[str, str]:
     return "fraction", "the names are neither FFHQ ids nor the 30,000 numbers of CelebA-HQ"
 
 
-def mixed(rule: str, seen: Seen) -> str | None:
-    """What to tell where folders are called train and test, and the rule does not heed them."""
+def mixed(rule: str, seen: NameStatistics) -> str | None:
+    """A note if there are folders called train and test, which the rule ignores."""
     if not seen.sides.get("train") or not seen.sides.get("test"):
         return None
     return (
-        f"{seen.sides['train']:,} images lie in folders for training ({seen.first['train']}), "
+        f"{seen.sides['train']:,} images are in folders for training ({seen.first['train']}), "
         f"{seen.sides['test']:,} in folders for testing ({seen.first['test']}): --split {rule} "
         "mixes them, --split folder keeps them apart"
     )
@@ -203,14 +202,14 @@ def ffhq_id(name: str) -> int | None:
 
 
 def name_hash(name: str) -> float:
-    """A uniform number in [0, 1) from the path inside the source, without its ending."""
+    """A uniform number in [0, 1) from the path inside the source, without its extension."""
     text = posixpath.splitext(name)[0]
     hashed = hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
     return (int.from_bytes(hashed[:8], "big") >> 11) / 2**53  # 53 bits: exact in a float
 
 
-def empty(side: str, rule: str, total: int, test_fraction: float) -> str:
-    """What to tell the user when a rule leaves no image to one side."""
+def empty_split(side: str, rule: str, total: int, test_fraction: float) -> str:
+    """The error message if a rule leaves no image to one side."""
     if rule == "fraction":
         way_out = f"try another --test-fraction than {test_fraction:g}, or add images"
     else:

@@ -1,7 +1,7 @@
-"""Draws faces to train on: python dataprep/synthetic.py faces.zip --count 4000 --seed 0
+"""Draws faces as training data: python dataprep/synthetic.py faces.zip --count 4000 --seed 0
 
 OUT is a zip of JPEGs if it ends in .zip, else a folder of them. Image i depends on the seed and on
-i alone, so a longer run begins with the images of a shorter one.
+i alone, so a longer run starts with the images of a shorter one.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def encode(seed, size, index):
 def write(out, count, seed=0, size=256, workers=1):
     """Writes `count` faces as JPEGs in the folder `out`, or in a stored zip if it ends in .zip.
 
-    `out` appears when it is whole, and is the same, byte for byte, for any number of workers.
+    `out` appears whole or not at all, with the same bytes for any number of workers.
     Raises ValueError for a number out of range, FileExistsError if `out` is there already.
     """
     out = Path(out)
@@ -43,7 +43,7 @@ def write(out, count, seed=0, size=256, workers=1):
     if size not in SIZES:
         raise ValueError(f"size must be from {SIZES[0]} to {SIZES[-1]}, not {size}")
     if out.exists():
-        raise FileExistsError(f"{out} exists already: remove it, or name another place")
+        raise FileExistsError(f"{out} exists already: remove it, or choose another path")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as beside:
         part = Path(beside, out.name)
@@ -71,7 +71,7 @@ def encoded(count, seed, size, workers):
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Draws faces to train on.")
+    parser = argparse.ArgumentParser(description="Draws faces as training data.")
     parser.add_argument("out", help="a folder to make, or a zip if it ends in .zip")
     parser.add_argument("--count", type=int, default=4000, help="how many (default 4000)")
     parser.add_argument("--seed", type=int, default=0, help="which series of faces (default 0)")

@@ -1,4 +1,4 @@
-"""Reading all of a dataset again, against its manifest."""
+"""--verify: checks a dataset against its manifest."""
 
 import os
 from collections.abc import Iterator
@@ -16,36 +16,34 @@ from dataprep.runtime import pool
 from dataprep.runtime.files import facts_of
 from dataprep.runtime.progress import Progress
 
-RANGE = 250  # samples that a worker compares at a time
-WITHIN = 1.0  # grey levels: half a level of the parent's rounding, half a level of its own
-LOSSY = 8.0  # grey levels on average, where JPEG lies between; another image is off by 40 or more
-SHOWN = 3  # problems told of one range
+RANGE = 250  # samples in a task
+WITHIN = 1.0  # grey levels: half a level each for the rounding of parent and child
+LOSSY = 8.0  # grey levels on average for JPEG; another image differs by 40 or more
+SHOWN = 3  # problems of a range
 
 
 def verify(folder: Path, workers: int) -> list[str]:
-    """What is wrong with the dataset in `folder`: one line each, none where it is sound.
+    """The problems of the dataset in `folder`, one line each.
 
-    Checked are the manifest, the size and sha256 of every file, that there are no others, the
-    numbers of samples; and, where all that holds, that all formats hold the same images in the same
-    order, and that each resolution is the mean of the one above within rounding.
+    Checks the manifest, the size and sha256 of every file, that there are no other files, and the
+    numbers of samples. If all are right, checks that both formats have the same images in the same
+    order, and that each resolution is the mean of the one above, within rounding.
     """
     try:
         made = Manifest.load(folder)
     except DatasetError as error:
         return [str(error)]
     if "root" in made.content:
-        return [
-            f"{folder} lists files in {made.place}: make it anew with --index, which reads them"
-        ]
-    problems = [*strays(made), *miscounts(made)]
-    files = [Listed(**file) for file in made.content["files"]]
+        return [f"{folder} lists files in {made.place}: run --index again, which reads all of them"]
+    problems = [*unlisted_files(made), *wrong_counts(made)]
+    files = [File(**file) for file in made.content["files"]]
     progress = Progress("reading files", sum(file.samples for file in files))
     for file, problem in pool.run(partial(check_file, folder), files, workers):
         progress.add(file.samples, file.bytes)
         problems += problem
     progress.close()
     if problems:
-        return [*sorted(problems), "images were not compared, since files are wrong"]
+        return [*sorted(problems), "images were not compared, as files are damaged"]
 
     ranges = [Range(part, i) for part in SPLITS for i in range(0, made.count(part), RANGE)]
     progress = Progress("comparing images", sum(map(made.count, SPLITS)))
@@ -56,8 +54,8 @@ def verify(folder: Path, workers: int) -> list[str]:
     return problems
 
 
-def strays(made: Manifest) -> Iterator[str]:
-    """Files where the dataset's own lie that the manifest does not list."""
+def unlisted_files(made: Manifest) -> Iterator[str]:
+    """Files that the manifest does not list."""
     listed = {file["path"] for file in made.content["files"]}
     for name in PUBLISHED:
         for folder, _, files in os.walk(Path(made.folder, name)):
@@ -67,8 +65,8 @@ def strays(made: Manifest) -> Iterator[str]:
                     yield f"{path} is not in the manifest"
 
 
-def miscounts(made: Manifest) -> Iterator[str]:
-    """Numbers of samples in the manifest that contradict each other."""
+def wrong_counts(made: Manifest) -> Iterator[str]:
+    """Contradictions between the numbers of samples in the manifest."""
     counts: dict[tuple, int] = {}
     for file in made.content["files"]:
         if file["split"]:
@@ -80,8 +78,8 @@ def miscounts(made: Manifest) -> Iterator[str]:
             yield f"{manifest.NAME}: {count} samples of {split} in {where}, not {made.count(split)}"
 
 
-class Listed(NamedTuple):
-    """A file as the manifest lists it."""
+class File(NamedTuple):
+    """A file as in the manifest."""
 
     path: str
     format: str
@@ -92,8 +90,8 @@ class Listed(NamedTuple):
     sha256: str
 
 
-def check_file(folder: Path, file: Listed) -> list[str]:
-    """What is wrong with a file: at most one line."""
+def check_file(folder: Path, file: File) -> list[str]:
+    """The problem of a file, or nothing."""
     found = facts_of(folder / file.path)
     if found is None:
         return [f"{file.path} is missing, or cannot be read"]
@@ -105,14 +103,14 @@ def check_file(folder: Path, file: Listed) -> list[str]:
 
 
 class Range(NamedTuple):
-    """RANGE samples of a split, from `first` on."""
+    """A task: RANGE samples of a split, from `first` on."""
 
     split: str
     first: int
 
 
 def check_images(made: Manifest, task: Range) -> list[str]:
-    """What is wrong with the images of a range, the first SHOWN problems."""
+    """The first SHOWN problems of the images of a range."""
     count = min(RANGE, made.count(task.split) - task.first)
     sources = {
         (format, side): read.images(made, format, side, task.split, task.first, count)
@@ -137,7 +135,7 @@ def check_images(made: Manifest, task: Range) -> list[str]:
 def compare(
     made: Manifest, line: dict[str, Any], found: dict[tuple[str, int], read.Image]
 ) -> Iterator[str]:
-    """What is wrong with one sample, given its line of the index and what each file holds."""
+    """The problems of a sample, given its line of the index and its image in each file."""
     for (format, side), image in found.items():
         if image.key not in ("", line["key"]):
             yield f"{format} at {side} holds {image.key} in its place"
@@ -150,17 +148,17 @@ def compare(
         for side in made.resolutions[:-1]:
             above = found[format, 2 * side].pixels.astype(np.float32)
             mean = above.reshape(side, 2, side, 2, 3).mean(axis=(1, 3))
-            if off(mean, found[format, side].pixels, read.lossless(made, format)):
+            if differ(mean, found[format, side].pixels, read.lossless(made, format)):
                 yield f"{format} at {side} is not the mean of {2 * side}"
     if len(read.formats(made)) == 2:
         exact = all(read.lossless(made, format) for format in read.formats(made))
         for side in made.resolutions:
             tar, beton = found["webdataset", side].pixels, found["ffcv", side].pixels
-            if (tar != beton).any() if exact else off(tar.astype(np.float32), beton, False):
+            if (tar != beton).any() if exact else differ(tar.astype(np.float32), beton, False):
                 yield f"the images of both formats differ at {side}"
 
 
-def off(expected: np.ndarray, pixels: np.ndarray, lossless: bool) -> bool:
-    """Whether pixels are further from `expected` (float32) than rounding, or JPEG, explains."""
+def differ(expected: np.ndarray, pixels: np.ndarray, lossless: bool) -> bool:
+    """Whether pixels differ from `expected` (float32) by more than rounding, or JPEG, explains."""
     error = np.abs(expected - pixels)
     return bool(error.max() > WITHIN if lossless else error.mean() > LOSSY)

@@ -1,4 +1,4 @@
-"""Reading a prepared dataset back, image by image, without ffcv or webdataset."""
+"""Reads a prepared dataset, image by image, without ffcv or webdataset."""
 
 import itertools
 import json
@@ -14,7 +14,7 @@ from dataprep.manifest import Manifest
 
 
 class Image(NamedTuple):
-    """One sample as a file holds it; betons know no keys ("")."""
+    """A sample of a file; in betons, keys are ""."""
 
     key: str
     label: int
@@ -75,6 +75,6 @@ def rows(file, start: int, dtype: np.dtype, first: int, count: int) -> np.ndarra
 
 
 def index(manifest: Manifest, split: str, first: int, count: int) -> Iterator[dict]:
-    """The lines of a split's index: key, name in the source, label."""
+    """Lines of the index: key, name in the source, label."""
     with Path(manifest.folder, f"index/{split}.jsonl").open(encoding="ascii") as file:
         yield from map(json.loads, itertools.islice(file, first, first + count))

@@ -1,11 +1,11 @@
-"""From the bytes of an image file to its pixels: by Pillow, and ordinary PNGs by libspng.
+"""Decodes image files: by Pillow, and ordinary PNGs by libspng.
 
-libspng takes two thirds of Pillow's time (14 ms instead of 21 at 1024x1024), but as pyspng sets it
-up it skips the checksums of the chunks, so these are looked at here. JPEG stays with Pillow:
-simplejpeg would save 0.2 ms of the 3 that an image of 256x256 takes, and OpenCV nothing.
+libspng takes two thirds of Pillow's time (14 ms instead of 21 at 1024x1024). pyspng has it skip the
+checksums of chunks, so they are verified here. JPEG stays with Pillow: simplejpeg would save 0.2 ms
+of the 3 ms of an image of 256x256, and OpenCV nothing.
 
-Only the formats named here are tried, so that nothing exotic runs on bytes from anywhere (Pillow
-would hand PostScript to Ghostscript); and the size is looked at before anything is unpacked.
+Only FORMATS are tried, as rare decoders on untrusted bytes are a risk (Pillow would start
+Ghostscript for PostScript), and the size is checked before pixels are decoded.
 """
 
 import io
@@ -19,21 +19,20 @@ from PIL import Image, ImageOps, MpoImagePlugin, TiffImagePlugin, WebPImagePlugi
 from dataprep.manifest import DatasetError
 
 FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
-MAX_PIXELS = 2**27  # 12,000 x 9,000 are in; a worker holds 4 bytes of each
+MAX_PIXELS = 2**27  # 12,000 x 9,000 is allowed; a worker holds 4 bytes for each
 MAX_BYTES = 2**28  # of one image file
 ORIENTATION = 0x0112
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-TURNING = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")  # where orientation is told
+MAY_ORIENT = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")  # may hold an orientation
 LFS_POINTER = b"version https://git-lfs.github.com"
 WHITE = (255, 255, 255, 255)
 
-Image.preinit()  # and the imports above: once, before workers are forked, and not in each of them
-Image.MAX_IMAGE_PIXELS = None  # decode() looks at the size itself
+Image.preinit()  # like the plugins above: once, before workers are forked
+Image.MAX_IMAGE_PIXELS = None  # decode() checks the size
 
 
 class BadImageError(DatasetError):
-    """An image that cannot be used. `kind` is what a summary counts by; the message is the reason,
-    without the image's name."""
+    """An image that cannot be used. Summaries count by `kind`; the message does not name it."""
 
     def __init__(self, kind: str, reason: str = ""):
         super().__init__(f"{kind}: {reason}" if reason else kind)
@@ -43,30 +42,30 @@ class BadImageError(DatasetError):
 def decode(data: bytes) -> np.ndarray:
     """The upright RGB pixels (H, W, 3) uint8 of an image file.
 
-    Palettes, greys and CMYK become RGB, transparent pixels are laid over white, of 16 bits the
-    upper 8 are kept. BadImageError where the bytes are no image, are damaged or far too many.
+    Palettes, greys and CMYK become RGB, transparent pixels are blended with white, and of 16 bits
+    the upper 8 are kept. BadImageError if it is not an image, damaged, or too large.
     """
     if not data:
         raise BadImageError("empty file")
     if data.startswith(LFS_POINTER):
         raise BadImageError("Git LFS pointer", "get the file itself with `git lfs pull`")
     try:
-        return pixels_of(data)
+        return decode_known(data)
     except BadImageError as error:
-        # Pillow refuses PNGs with texts or a colour profile of more than 1 MB by a ValueError.
+        # Pillow raises ValueError for PNGs with more than 1 MB of text or colour profile.
         if isinstance(error.__context__, ValueError) and data.startswith(PNG_SIGNATURE):
-            less = needed(data)
-            if less != data:
-                return pixels_of(less)
+            smaller = without_texts(data)
+            if smaller != data:
+                return decode_known(smaller)
         raise
 
 
-def pixels_of(data: bytes) -> np.ndarray:
+def decode_known(data: bytes) -> np.ndarray:
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.UnidentifiedImageError:
         raise BadImageError("not an image of a known format") from None
-    except Exception as error:  # Pillow's readers raise nearly anything on damaged bytes
+    except Exception as error:  # Pillow's plugins raise nearly anything on damaged bytes
         raise BadImageError("damaged", str(error)) from None
     width, height = image.size
     if width * height > MAX_PIXELS:
@@ -84,29 +83,28 @@ def pixels_of(data: bytes) -> np.ndarray:
     return np.asarray(rgb(image))
 
 
-def needed(data: bytes) -> bytes:
-    """A PNG without the texts and the colour profile, which tell nothing of its pixels; what may
-    tell how to turn it stays. As it is where it is cut off."""
+def without_texts(data: bytes) -> bytes:
+    """A PNG without texts and colour profile, except those that may hold an orientation."""
     parts, at = [data[: len(PNG_SIGNATURE)]], len(PNG_SIGNATURE)
     while at + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, at)
         end = at + 12 + length
         keyword = data[at + 8 : end].partition(b"\0")[0]
-        if kind not in (b"tEXt", b"zTXt", b"iTXt", b"iCCP") or keyword in TURNING:
+        if kind not in (b"tEXt", b"zTXt", b"iTXt", b"iCCP") or keyword in MAY_ORIENT:
             parts.append(data[at:end])
         at = end
     return b"".join(parts)
 
 
 def is_plain_png(image: Image.Image, data: bytes) -> bool:
-    """Whether it is a PNG of 8-bit RGB without transparency, and nothing tells how to turn it."""
+    """Whether it is a PNG of 8-bit RGB, without transparency or orientation."""
     tiles = image.tile  # type: ignore[attr-defined]
     return (
         image.format == "PNG"
-        and tiles  # none where no chunk holds pixels
+        and tiles  # none if no chunk has pixels
         and tiles[0].args == "RGB"
         and "transparency" not in image.info
-        and not any(name in data for name in TURNING)
+        and not any(name in data for name in MAY_ORIENT)
     )
 
 

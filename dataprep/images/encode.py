@@ -1,9 +1,9 @@
-"""Pixels to the bytes of an image file, the same bytes on every processor.
+"""Encodes pixels as image files, with the same bytes on every processor.
 
-PNG is written here and not by Pillow: one filter for all rows (Up: the difference to the pixel
-above) and libdeflate at its fastest take a quarter of the time of Pillow's fastest setting, and the
-files come out 1 % smaller. isa-l is twice as fast again and zlib-ng no faster, but what those two
-write depends on the processor, and the nodes of a cluster are not all of one kind.
+PNG is written by hand: one filter for all rows (Up: the difference to the pixel above) and
+libdeflate at its fastest level take a quarter of the time of Pillow's fastest setting, for 1 %
+fewer bytes. isa-l would be twice as fast and zlib-ng as fast, but their bytes depend on the
+processor, and the nodes of a cluster differ.
 """
 
 import io
@@ -48,11 +48,11 @@ def jpeg(pixels: np.ndarray, quality: int) -> bytes:
 
 
 def bmp(pixels: np.ndarray) -> bytes:
-    """The BMP of (H, W, 3) uint8 pixels: as they are."""
+    """The BMP of (H, W, 3) uint8 pixels: lossless, uncompressed."""
     return by_pillow(np.ascontiguousarray(pixels), "BMP")
 
 
-def by_pillow(pixels: np.ndarray, format: str, **how) -> bytes:
+def by_pillow(pixels: np.ndarray, format: str, **options) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format, **how)
+    Image.fromarray(pixels).save(buffer, format, **options)
     return buffer.getvalue()

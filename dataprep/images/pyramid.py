@@ -1,12 +1,11 @@
-"""From the pixels of an image to every resolution.
+"""An image at every resolution.
 
-Crop to a square, or pad to one, resize to the highest resolution, halve by 2x2 means down to the
-lowest. Nothing is rounded on the way: levels are held as integer sums with a scale, exact at every
-step (the float parent without its rounding), and rounded to uint8, halves up, only when a level is
-written.
+Crop or pad to a square, resize to the highest resolution, halve by 2x2 means down to the lowest.
+Levels are integer sums with a scale, exact at every step; only the output is rounded to uint8,
+halves up.
 
-Resizing to the highest resolution: where the square's side is a power of two times it, by 2x2 means
-as well, which is how FFHQ's own lower resolutions were made; else by Lanczos with antialiasing.
+The square is resized by 2x2 means, too, if its side is a power of two times the highest resolution
+(as FFHQ's own lower resolutions were made), else by Lanczos with antialiasing.
 """
 
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from PIL import Image
 
 from dataprep.images.decode import BadImageError
 
-FRACTION_BITS = 8  # what is kept of a Lanczos-resized value below one grey level
+FRACTION_BITS = 8  # of a Lanczos-resized value
 
 
 def pyramid(
@@ -24,8 +23,8 @@ def pyramid(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """From (H, W, 3) uint8, yield (side, (side, side, 3) uint8) for `top`, `top`/2, ..., `bottom`.
 
-    `crop` is one of dataprep.settings.CROPS. BadImageError where the side of the square is less
-    than `top`, or the image is not square and is to be refused for that.
+    `crop` is one of dataprep.settings.CROPS. BadImageError if the square is smaller than `top`,
+    or the image is not square and `crop` is "refuse".
     """
     square = squared(pixels, crop)
     if len(square) < top:
@@ -45,7 +44,7 @@ def pyramid(
 
 
 def squared(pixels: np.ndarray, crop: str) -> np.ndarray:
-    """(H, W, 3) as (S, S, 3): the central or upper square, or all of it with white beside it."""
+    """(H, W, 3) as (S, S, 3): the central or upper square, or the image padded with white."""
     height, width, _ = pixels.shape
     if height == width:
         return pixels
@@ -63,7 +62,7 @@ def squared(pixels: np.ndarray, crop: str) -> np.ndarray:
 
 
 def resized(pixels: np.ndarray, side: int) -> tuple[np.ndarray, int]:
-    """A square at (side, side, 3), as integers and their number of fraction bits."""
+    """(S, S, 3) to (side, side, 3), as integers and their number of fraction bits."""
     factor = len(pixels) // side
     if len(pixels) == factor * side and factor & (factor - 1) == 0:
         sums, bits = np.ascontiguousarray(pixels), 0
@@ -82,7 +81,7 @@ def resized(pixels: np.ndarray, side: int) -> tuple[np.ndarray, int]:
 def halve(sums: np.ndarray, bits: int) -> tuple[np.ndarray, int]:
     """(2n, 2n, 3) to (n, n, 3): sums of 2x2 blocks, whose values are 4 = 2^2 times the means."""
     bits += 2
-    if bits > 24:  # 255 * 2^24 is the most that uint32 holds
+    if bits > 24:  # 255 * 2^24 is the largest in uint32
         raise BadImageError("too large", "for exact means: make it smaller first")
     height, width, channels = sums.shape
     dtype = np.uint16 if bits <= 8 else np.uint32

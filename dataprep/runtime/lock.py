@@ -1,4 +1,8 @@
-"""One run at a time on one output; it ends with the process, however that ends."""
+"""A lock on an output: one run at a time, or the tasks of one array together.
+
+By hand, on flock: filelock has no shared locks without SQLite, and nothing for a lock file that its
+holder removes.
+"""
 
 import contextlib
 import errno
@@ -11,32 +15,32 @@ from pathlib import Path
 
 from dataprep.manifest import DatasetError
 
-PATIENCE = 3.0  # seconds: workers of a killed run, which hold its lock too, soon see that and end
+TIMEOUT = 3.0  # seconds, in which the workers of a killed run, which hold its lock, end
 
 
 @contextlib.contextmanager
 def locked(path: Path, shared: bool = False, wait: bool = False) -> Iterator[None]:
-    """Hold the lock file `path`: `shared` with others that share it, or alone.
+    """Lock the file `path`, `shared` or exclusively. The lock ends with the process.
 
-    Where another process holds it: `wait` for its end, or DatasetError. A file system without locks
-    gets a warning.
+    If another process has it, `wait`, or raise DatasetError. Prints a warning on a file system
+    without locks.
     """
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            take(fd, path, shared, wait)
+            acquire(fd, path, shared, wait)
             if path.exists() and os.path.samestat(os.fstat(fd), path.stat()):
                 yield
                 return
         finally:
             os.close(fd)
-        # The run that held it has just removed it at its end: what is locked is no longer there.
+        # The run that had it removed the file at its end: the lock is on a deleted file.
 
 
-def take(fd: int, path: Path, shared: bool, wait: bool) -> None:
+def acquire(fd: int, path: Path, shared: bool, wait: bool) -> None:
     how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     try:
         while True:
             try:
@@ -45,11 +49,14 @@ def take(fd: int, path: Path, shared: bool, wait: bool) -> None:
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     raise DatasetError(
-                        f"another run is at work on {path.parent.parent}: wait for it, or choose "
+                        f"another run uses {path.parent.parent}: wait for it, or choose "
                         "another --out"
                     ) from None
                 time.sleep(0.05)
     except OSError as error:
         if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
             raise
-        print(f"warning: {path.parent} knows no locks; start no second run on it", file=sys.stderr)
+        print(
+            f"warning: {path.parent} has no file locks: do not start a second run on it",
+            file=sys.stderr,
+        )

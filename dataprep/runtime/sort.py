@@ -1,4 +1,4 @@
-"""Sorting more lines than memory holds: sorted runs on the disk, merged."""
+"""Sorts more rows than fit into memory: sorted runs on the disk, merged."""
 
 import heapq
 import itertools
@@ -8,13 +8,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-RUN = 100_000  # rows held at a time: some 50 MB of names
+RUN = 100_000  # rows in memory: some 50 MB of names
 
 
 def external_sort(rows: Iterable[list[Any]], folder: Path) -> Iterator[list[Any]]:
-    """`rows` (lists that JSON can hold) in ascending order of their first three values.
+    """`rows` (lists of JSON values) in ascending order of their first three values.
 
-    `folder` is made for the runs, and gone at the end.
+    `folder` holds the runs, and is removed at the end.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

@@ -1,5 +1,5 @@
-"""Where images come from. One module per kind of source, each with the same two things:
+"""Sources of images. One module for each kind, with the same two functions:
 
-entries(path, asked)    goes through the names of all files without holding them
-Archive(path)           reads the bytes of one image: `read(entry)`, then `close()`
+entries(path, options)   lists all files, as `sources.entry` describes them
+Archive(path)            reads the bytes of one image: `read(entry)`, then `close()`
 """

@@ -17,7 +17,7 @@ import numpy as np
 
 from dataprep.images.encode import bmp
 from dataprep.manifest import DatasetError
-from dataprep.sources.entry import Asked, Entry
+from dataprep.sources.entry import Entry, Options
 
 NAMES = re.compile(r"(?:^|/)(?:data_batch_[1-5]|test_batch|train|test)\.bin$")
 SIDE = 32
@@ -25,7 +25,7 @@ PIXELS = 3 * SIDE * SIDE
 
 
 class Layout(NamedTuple):
-    """Where the class names stand, and how many bytes of a record are labels, the last the fine."""
+    """The file of class names, and the bytes of labels in a record (the last is the fine one)."""
 
     names: str
     labels: int
@@ -39,20 +39,20 @@ LAYOUTS = (Layout("batches.meta.txt", 1), Layout("fine_label_names.txt", 2))
 
 
 def is_cifar(path: Path) -> bool:
-    """Whether a file is named as one of CIFAR's, and its class names are beside it."""
+    """Whether a file has a name of CIFAR and its class names are beside it."""
     return bool(NAMES.search(path.as_posix())) and any(
         (path.parent / layout.names).is_file() for layout in LAYOUTS
     )
 
 
 def layout_of(path: Path) -> Layout:
-    """How the records of a file are laid out; DatasetError where they are not whole."""
+    """How the records of a file are laid out; DatasetError if the last is cut off."""
     layout = next(known for known in LAYOUTS if (path.parent / known.names).is_file())
     size = path.stat().st_size
     if not size or size % layout.record:
         raise DatasetError(
-            f"{path} is damaged: {size:,} bytes are no whole number of records of "
-            f"{layout.record:,}; get it again"
+            f"{path} is damaged: {size:,} bytes are not a whole number of records of "
+            f"{layout.record:,}; download it again"
         )
     return layout
 
@@ -63,13 +63,13 @@ def class_names(path: Path) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def entries(path: Path, asked: Asked) -> Iterator[Entry]:
-    """Every record, with its label where asked for."""
+def entries(path: Path, options: Options) -> Iterator[Entry]:
+    """All records, with their labels if `options.labels`."""
     layout, side = layout_of(path), "test" if path.name.startswith("test") else "train"
     with path.open("rb") as file:
         for number in range(path.stat().st_size // layout.record):
             label = None
-            if asked.labels:
+            if options.labels:
                 file.seek(number * layout.record + layout.labels - 1)
                 label = file.read(1)[0]
             yield Entry(f"{side}/{number:05d}", [number], label)
@@ -83,7 +83,7 @@ class Archive:
         self.file = path.open("rb")
 
     def read(self, entry: Entry) -> bytes:
-        """An image as the bytes of a BMP file; OSError where it cannot be had."""
+        """An image as the bytes of a BMP file; OSError if it cannot be read."""
         (number,) = entry.place
         self.file.seek(number * self.layout.record + self.layout.labels)
         data = self.file.read(PIXELS)

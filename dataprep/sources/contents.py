@@ -1,4 +1,4 @@
-"""What a file is, by its content: which kind of archive, and if it is none, what else."""
+"""What a file is, by its content: a kind of archive, or something else."""
 
 import re
 import tarfile
@@ -12,12 +12,12 @@ from dataprep.sources import cifar, mat, tfrecord
 ARCHIVE = re.compile(r"\.(zip|tar|parquet|mat|avi|tfrecords?(-\d+-of-\d+)?)$", re.IGNORECASE)
 COMPRESSED = re.compile(r"\.(tar\.(gz|bz2|xz|zst|lz4|z)|tgz|tbz2?|txz|tzst)$", re.IGNORECASE)
 
-START = 512  # bytes that are looked at
-STARTS = {  # what else a file may be: its first bytes, and what to do about it
+START = 512  # bytes that are read
+STARTS = {  # first bytes of files that are no archives, and what to do about them
     LFS_POINTER: "is a Git LFS pointer, and not the file itself: get that with `git lfs pull`",
-    b"<!doctype html": "is an HTML page, which came instead of the file: get it again",
-    b"<html": "is an HTML page, which came instead of the file: get it again",
-    b"<?xml": "is XML, which came instead of the file: get it again",
+    b"<!doctype html": "is an HTML page, that was served instead of the file: download it again",
+    b"<html": "is an HTML page, that was served instead of the file: download it again",
+    b"<?xml": "is XML, that was served instead of the file: download it again",
     b"\x1f\x8b": "is compressed as a whole (gzip): unpack it with gunzip first",
     b"bzh": "is compressed as a whole (bzip2): unpack it with bunzip2 first",
     b"\xfd7zxz\0": "is compressed as a whole (xz): unpack it with unxz first",
@@ -28,12 +28,12 @@ STARTS = {  # what else a file may be: its first bytes, and what to do about it
 
 
 def named_as_archive(name: str) -> bool:
-    """Whether a file's name says that it is an archive, or one that is compressed as a whole."""
+    """Whether a file has the name of an archive, compressed or not."""
     return bool(ARCHIVE.search(name) or COMPRESSED.search(name) or cifar.NAMES.search(name))
 
 
 def kind_of(path: Path) -> str | None:
-    """Which kind of archive a file is; None for none that is read. DatasetError."""
+    """The kind of archive a file is, or None; DatasetError if it cannot be read."""
     if cifar.is_cifar(path):
         return "cifar"
     start = start_of(path)
@@ -50,13 +50,13 @@ def kind_of(path: Path) -> str | None:
     return "tar" if is_tar(path) else None
 
 
-def what_else(path: Path) -> str | None:
-    """What a file is that is no archive, and what to do about it; None where that is not known."""
+def explain(path: Path) -> str | None:
+    """What a file is that is no archive, and what to do about it; None if unknown."""
     start = start_of(path)
     if not start:
-        return "is empty (0 bytes): get it again"
+        return "is empty (0 bytes): download it again"
     if not any(start):
-        return f"holds zeros where it should begin ({path.stat().st_size:,} bytes): get it again"
+        return f"begins with zeros ({path.stat().st_size:,} bytes): download it again"
     lower = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     for first, text in STARTS.items():
         if lower.startswith(first):
@@ -66,9 +66,11 @@ def what_else(path: Path) -> str | None:
     return None
 
 
-def no_archive(path: Path) -> DatasetError:
-    """What to tell of a file that is named as an archive and is none."""
-    return DatasetError(f"{path} {what_else(path) or 'is damaged, or no archive: get it again'}")
+def not_an_archive(path: Path) -> DatasetError:
+    """The error for a file that has the name of an archive and is none."""
+    return DatasetError(
+        f"{path} {explain(path) or 'is damaged, or not an archive: download it again'}"
+    )
 
 
 def start_of(path: Path) -> bytes:
@@ -80,9 +82,9 @@ def start_of(path: Path) -> bytes:
 
 
 def is_tar(path: Path) -> bool:
-    """Whether it is a tar that is not compressed, and begins with a member.
+    """Whether it is an uncompressed tar with a member.
 
-    A file of zeros is to tarfile a tar without members; it is rather a download that broke.
+    (To tarfile, a file of zeros is a tar without members; it is rather a broken download.)
     """
     try:
         with tarfile.open(path, "r:") as archive:

@@ -1,7 +1,7 @@
-"""What a source tells of its files before any is read, and what all kinds of source share.
+"""What a source lists before any image is read, and what all kinds of source share.
 
-Each file of a source is one of three: an `Entry`, to be used; `Refused`, with a reason; or `Passed`
-over by a rule. What is no file, and yet to be told, is `Said`.
+Each file of a source is an `Entry`, which is used; a `Reject`, with its reason; or `Skipped` by a
+rule. A `Note` is not a file, but something that the user should know.
 """
 
 import os
@@ -11,16 +11,17 @@ from typing import NamedTuple
 
 from dataprep.images.decode import MAX_BYTES, BadImageError
 from dataprep.images.names import rule_of
+from dataprep.rejects import Reject
 
-READ = "labels in "  # begins the rule of what is read, though it is no image
-ANY = "any"  # as `image_column`: every image of a WebDataset sample is an image
+READ = "labels in "  # begins the rule of a file that is read, but is not an image
+ANY = "any"  # as `image_column`: each image of a WebDataset sample is one of the data set
 
 
-class Asked(NamedTuple):
-    """What is wanted of a source.
+class Options(NamedTuple):
+    """How to list a source.
 
-    `resolution` chooses among the files of a multi-resolution TFRecord set; `labels` asks for the
-    labels stored in it; the columns are those of a table, or endings in a WebDataset sample.
+    `resolution` chooses among the files of a multi-resolution TFRecord set; `labels` is whether to
+    read stored labels; the columns are of a table, or extensions in a WebDataset sample.
     """
 
     resolution: int
@@ -30,9 +31,9 @@ class Asked(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One image: its name inside the source, where it lies, and the label stored with it.
+    """An image: its name in the source, its place there, and the label stored with it.
 
-    `place` is for the module that made it, and JSON; `label` is a number, a text or None.
+    `place` is JSON that only the module that made it reads.
     """
 
     name: str
@@ -40,40 +41,32 @@ class Entry(NamedTuple):
     label: int | str | None = None
 
 
-class Refused(NamedTuple):
-    """An image that is out before it is read; `kind` is what a summary counts by."""
-
-    name: str
-    kind: str
-    reason: str
-
-
-class Passed(NamedTuple):
-    """A file that is passed over; `rule` is what a summary counts by."""
+class Skipped(NamedTuple):
+    """A file that is not used; summaries count by `rule`."""
 
     name: str
     rule: str
 
 
-class Said(NamedTuple):
-    """A sentence about the source that its owner should read."""
+class Note(NamedTuple):
+    """A sentence about the source that the user should read."""
 
     text: str
 
 
-def sorted_in(entry: Entry) -> Entry | Passed:
-    """The entry where its name is that of an image, else by which rule it is passed over."""
+def entry_or_skipped(entry: Entry) -> Entry | Skipped:
+    """The entry if its name is that of an image, else the rule that skips it."""
     rule = rule_of(entry.name)
-    return Passed(entry.name, rule) if rule else entry
+    return Skipped(entry.name, rule) if rule else entry
 
 
-def labels_read(name: str) -> Passed:
-    """What is told of a file that holds labels, where these are asked for."""
-    return Passed(name, READ + os.path.splitext(name)[1].lower())
+def label_file(name: str) -> Skipped:
+    """A file that labels were read from."""
+    return Skipped(name, READ + os.path.splitext(name)[1].lower())
 
 
-def clean(name: str) -> str:
-    """A path without the parts `.`, as in ./faces/1.png, which is the file faces/1.png."""
+def normalized(name: str) -> str:
+    """A path without `.` parts: ./faces/1.png is faces/1.png."""
     parts = name.split("/")
     if "." not in parts:
         return name
@@ -81,18 +74,18 @@ def clean(name: str) -> str:
     return root + "/".join(part for part in parts if part not in ("", "."))
 
 
-def in_archive(entry: Entry) -> Entry | Refused:
-    """The entry, unless its name leaves the archive: whoever packed that meant no good."""
+def checked_name(entry: Entry) -> Entry | Reject:
+    """The entry, or a reject if its name points outside the archive, as in an attack."""
     parts = entry.name.replace("\\", "/").split("/")
     if ".." in parts or parts[0] == "" or parts[0].endswith(":"):
-        return Refused(entry.name, "name leaves the archive", "absolute, or with ..")
+        return Reject(entry.name, "name leaves the archive", "absolute, or with ..")
     return entry
 
 
 def read_file(path: str | os.PathLike) -> bytes:
-    """The bytes of a regular file; OSError where it cannot be read, BadImageError if far too big.
+    """The bytes of a regular file; OSError if it cannot be read, BadImageError if it is too large.
 
-    Never waits: what is no regular file (a named pipe, say) is refused.
+    Never blocks: anything but a regular file (a named pipe, say) raises OSError.
     """
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     with os.fdopen(fd, "rb") as file:

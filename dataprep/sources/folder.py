@@ -1,5 +1,5 @@
-"""A folder tree of image files. Links to files are followed; so are links to folders, unless they
-lead to what is in the tree already."""
+"""A folder tree of image files. Links to files and folders are followed, except to folders that are
+in the tree already."""
 
 import os
 from collections.abc import Iterator
@@ -7,28 +7,28 @@ from pathlib import Path
 
 from dataprep.manifest import DatasetError
 from dataprep.sources import labels
-from dataprep.sources.entry import Asked, Entry, Passed, labels_read, read_file, sorted_in
+from dataprep.sources.entry import Entry, Options, Skipped, entry_or_skipped, label_file, read_file
 
 
-def entries(path: Path, asked: Asked) -> Iterator[Entry | Passed]:
-    """Every file in the tree; labels are those of a dataset.json in it."""
+def entries(path: Path, options: Options) -> Iterator[Entry | Skipped]:
+    """All files in the tree, with the labels of its dataset.json."""
     found = {}
-    if asked.labels and (path / labels.NAME).is_file():
+    if options.labels and (path / labels.NAME).is_file():
         found = labels.of_names(read_file(path / labels.NAME), path / labels.NAME)
     for item in files(path):
-        if isinstance(item, Passed):
+        if isinstance(item, Skipped):
             yield item
-        elif item == labels.NAME and asked.labels:
-            yield labels_read(item)
+        elif item == labels.NAME and options.labels:
+            yield label_file(item)
         else:
-            yield sorted_in(Entry(item, (), found.get(item)))
+            yield entry_or_skipped(Entry(item, (), found.get(item)))
 
 
-def files(path: Path) -> Iterator[str | Passed]:
-    """The paths of all files in the tree, relative to it, in no order; holds no folder's names.
+def files(path: Path) -> Iterator[str | Skipped]:
+    """The paths of all files, relative to `path`, in no order; no list of names is held.
 
-    Linked folders come last and by name, so that what is found twice has its own name. A loop ends
-    where a folder was met before, by device and inode.
+    Linked folders come last, by name, so a folder that is found twice keeps its own name. A folder
+    that was seen, by device and inode, is skipped: loops end.
     """
     seen: set[tuple[int, int]] = set()
     waiting, links = [""], []
@@ -40,7 +40,7 @@ def files(path: Path) -> Iterator[str | Passed]:
         try:
             status = os.stat(path / inside)
             if (status.st_dev, status.st_ino) in seen:
-                yield Passed(inside.rstrip("/"), "linked folder (in the source already)")
+                yield Skipped(inside.rstrip("/"), "linked folder (in the source already)")
                 continue
             seen.add((status.st_dev, status.st_ino))
             with os.scandir(path / inside) as listed:
@@ -49,7 +49,7 @@ def files(path: Path) -> Iterator[str | Passed]:
                     if not is_folder(item):
                         yield name
                     elif item.name == "lost+found":
-                        yield Passed(name, "lost+found")  # a file system's own, for root alone
+                        yield Skipped(name, "lost+found")  # of the file system, for root alone
                     else:
                         (links if item.is_symlink() else waiting).append(name + "/")
         except OSError as error:
@@ -70,7 +70,7 @@ class Archive:
         self.path = path
 
     def read(self, entry: Entry) -> bytes:
-        """The bytes of an image file; OSError or BadImageError where it cannot be had."""
+        """The bytes of an image file; OSError or BadImageError if it cannot be read."""
         return read_file(os.path.join(self.path, entry.name))
 
     def close(self) -> None:

@@ -13,13 +13,13 @@ import numpy as np
 
 from dataprep.images.encode import bmp
 from dataprep.manifest import DatasetError
-from dataprep.sources.entry import Asked, Entry
+from dataprep.sources.entry import Entry, Options
 
 KEY = "im"
 START = b"MATLAB 5.0 MAT-file"
 
 
-def entries(path: Path, asked: Asked) -> Iterator[Entry]:
+def entries(path: Path, options: Options) -> Iterator[Entry]:
     """Every view of the car, by azimuth and elevation. DatasetError."""
     from scipy.io import whosmat
 
@@ -37,13 +37,13 @@ def entries(path: Path, asked: Asked) -> Iterator[Entry]:
 
 
 def opened(path: Path, function, **how):
-    """What one of scipy's readers makes of a file; DatasetError where it is damaged."""
+    """What one of scipy's readers makes of a file; DatasetError if it is damaged."""
     try:
         return function(path, **how)
     except Exception as error:  # scipy's readers raise nearly anything on damaged bytes
         if isinstance(error, OSError) and error.strerror:
             raise DatasetError(f"{path} cannot be read: {error.strerror}") from None
-        raise DatasetError(f"{path} is damaged ({error}): get it again") from None
+        raise DatasetError(f"{path} is damaged ({error}): download it again") from None
 
 
 class Archive:

@@ -1,4 +1,4 @@
-"""SOURCE on the command line: a folder, an archive, or a list or a pattern of any of these."""
+"""SOURCE on the command line: a folder, an archive, or a list or pattern of these."""
 
 import codecs
 import glob
@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from dataprep.images.names import rule_of
 from dataprep.manifest import NAME, DatasetError
 from dataprep.sources import cifar, folder, mat, parquet, tarballs, tfrecord, video, zips
-from dataprep.sources.contents import kind_of, named_as_archive, no_archive, what_else
-from dataprep.sources.entry import Asked, Entry, Passed, Refused, Said, clean
+from dataprep.sources.contents import explain, kind_of, named_as_archive, not_an_archive
+from dataprep.sources.entry import Entry, Note, Options, Reject, Skipped, normalized
 
 KINDS: dict[str, ModuleType] = {
     "folder": folder,
@@ -28,14 +28,14 @@ KINDS: dict[str, ModuleType] = {
 MOST_SHARDS = 1_000_000
 LISTS = (".txt", ".lst", ".list")
 KNOWN = "a folder, zip, tar, parquet or TFRecord of images, or a .txt that lists some"
-Item = Entry | Refused | Passed | Said
+Item = Entry | Reject | Skipped | Note
 
 
 class Container(NamedTuple):
-    """A folder or an archive that holds images.
+    """A folder or an archive of images.
 
-    `prefix` goes before the names inside it; `bytes` and `mtime_ns` tell whether an archive is
-    still the one that was listed (0 for folders).
+    `prefix` is prepended to the names in it. `bytes` and `mtime_ns` (0 for folders) detect whether
+    an archive was changed after it was listed.
     """
 
     kind: str
@@ -55,53 +55,52 @@ def container(kind: str, path: Path, prefix: str = "") -> Container:
     return Container(kind, str(path.absolute()), prefix, status.st_size, status.st_mtime_ns)
 
 
-def listing(source: str, asked: Asked) -> Iterator[Listed]:
-    """Every file of `source` in the order of the disk, with the container that holds it.
+def listing(source: str, options: Options) -> Iterator[Listed]:
+    """All files of `source`, in no order, each with its container; archives are opened.
 
-    An archive is not told, but every file in it. DatasetError where the source is not there, cannot
-    be listed, or it is not clear which of it is meant.
+    DatasetError if the source does not exist, cannot be listed, or is ambiguous.
     """
     path = Path(source)
     if (path / NAME).exists() and any((path / made).is_dir() for made in ("webdataset", "ffcv")):
         raise DatasetError(f"{source} is a prepared dataset: name what it was made of")
     if path.is_dir():
-        yield from from_folder(path, "", asked)
+        yield from from_folder(path, "", options)
     elif path.is_file():
         kind = kind_of(path)
         if kind:
-            yield from inside(container(kind, path), asked)
+            yield from inside(container(kind, path), options)
         elif path.suffix.lower() in LISTS:
-            yield from from_paths(path.parent, lines(path), asked, listed=True)
+            yield from from_paths(path.parent, lines(path), options, listed=True)
         else:
-            raise DatasetError(f"{source} {what_else(path) or f'is not {KNOWN}'}")
+            raise DatasetError(f"{source} {explain(path) or f'is not {KNOWN}'}")
     elif glob.has_magic(source):
         root = Path(*fixed_parts(path))
         found = (os.path.relpath(match, root) for match in glob.iglob(source, recursive=True))
-        # a pattern like ** matches the folders on the way as well as all that is in them
+        # a pattern like ** matches folders, and everything in them as well
         on_the_way = "**" in path.parts and path.name in ("*", "**")
-        yield from from_paths(root, found, asked, folders=not on_the_way)
+        yield from from_paths(root, found, options, folders=not on_the_way)
     else:
         raise DatasetError(f"{source} does not exist: SOURCE is {KNOWN}, or a pattern of them")
 
 
-def inside(container: Container, asked: Asked) -> Iterator[Listed]:
+def inside(container: Container, options: Options) -> Iterator[Listed]:
     empty = True
-    for item in KINDS[container.kind].entries(Path(container.path), asked):
-        if not isinstance(item, Said):
+    for item in KINDS[container.kind].entries(Path(container.path), options):
+        if not isinstance(item, Note):
             item, empty = item._replace(name=container.prefix + item.name), False
         yield container, item
     if empty:
-        yield container, Said(f"{container.path} holds no files")
+        yield container, Note(f"{container.path} holds no files")
 
 
-def from_folder(path: Path, prefix: str, asked: Asked) -> Iterator[Listed]:
-    """The files in a folder tree, or in the archives in it. DatasetError where it holds both
-    images and archives: one may be a preview, or a copy, of the other."""
+def from_folder(path: Path, prefix: str, options: Options) -> Iterator[Listed]:
+    """The files in a folder tree, or in its archives. DatasetError if it has both images and
+    archives, as one may be a copy of the other."""
     tree, archives, first = container("folder", path, prefix), [], None
-    for item in folder.entries(path, asked):
+    for item in folder.entries(path, options):
         name = item.name
         if (
-            isinstance(item, Passed)
+            isinstance(item, Skipped)
             and item.rule != "hidden"
             and named_as_archive(name)
             and not (path / name).is_dir()
@@ -114,23 +113,23 @@ def from_folder(path: Path, prefix: str, asked: Asked) -> Iterator[Listed]:
     if first is not None and archives:
         example = os.path.splitext(min(archives))[1]
         raise DatasetError(
-            f"{path} holds images ({first}) as well as archives ({len(archives):,}, as "
-            f"{min(archives)}): say which are meant by a pattern, as '{path}/**/*{example}' or "
+            f"{path} contains images ({first}) and archives ({len(archives):,}, as "
+            f"{min(archives)}): choose with a pattern, as '{path}/**/*{example}' or "
             f"'{path}/**/*{os.path.splitext(first)[1]}', or '{path}/**' for both"
         )
     found = [(name, known_kind(path / name)) for name in archives]
-    yield from from_archives(path, prefix, found, asked)
+    yield from from_archives(path, prefix, found, options)
 
 
 def from_paths(
-    root: Path, paths: Iterable[str], asked: Asked, listed: bool = False, folders: bool = True
+    root: Path, paths: Iterable[str], options: Options, listed: bool = False, folders: bool = True
 ) -> Iterator[Listed]:
-    """The images at `paths` below `root`, and those in the archives and `folders` among them.
+    """The images at `paths` below `root`, and those in archives and `folders` among them.
 
-    What is nothing of that kind is refused where it is `listed`, and passed over where not.
+    Anything else is rejected if it is `listed`, and skipped if not.
     """
     tree, archives = container("folder", root), []
-    for path in map(clean, paths):
+    for path in map(normalized, paths):
         if listed and path != path.strip() and not os.path.lexists(root / path):
             path = path.strip()
         rule = rule_of(path)
@@ -138,44 +137,44 @@ def from_paths(
             yield tree, Entry(path)
         elif (root / path).is_dir():
             if folders:
-                yield from from_folder(root / path, path + "/", asked)
+                yield from from_folder(root / path, path + "/", options)
         elif (root / path).is_file() and (kind := kind_of(root / path)):
             archives.append((path, kind))
         elif named_as_archive(path):
-            raise no_archive(root / path)
+            raise not_an_archive(root / path)
         elif not listed:
-            yield tree, Passed(path, rule)
+            yield tree, Skipped(path, rule)
         elif os.path.lexists(root / path):
-            yield tree, Refused(path, "unreadable", f"neither image nor archive: {rule}")
+            yield tree, Reject(path, "unreadable", f"neither image nor archive: {rule}")
         else:
-            yield tree, Refused(path, "unreadable", "not there; a line is a path and no more")
-    yield from from_archives(root, "", archives, asked)
+            yield tree, Reject(path, "unreadable", "not there; a line is a path and no more")
+    yield from from_archives(root, "", archives, options)
 
 
 def from_archives(
-    root: Path, prefix: str, archives: list[tuple[str, str]], asked: Asked
+    root: Path, prefix: str, archives: list[tuple[str, str]], options: Options
 ) -> Iterator[Listed]:
-    """The files in archives below `root`, given with their kinds.
+    """The files in `archives`, (path, kind) below `root`.
 
-    Of what says the same several times, or is a table of something else, one file each is told.
+    TFRecords of other resolutions, and tables without images, are skipped as one file each.
     """
     tree, archives = container("folder", root, prefix), sorted(archives)
     for text in incomplete(path for path, _ in archives):
-        yield tree, Said(f"{root}: {text}")
-    read = one_resolution(archives, asked.resolution)
+        yield tree, Note(f"{root}: {text}")
+    read = one_resolution(archives, options.resolution)
     for path, _ in sorted({*archives} - {*read}):
-        yield tree, Passed(prefix + path, "TFRecord of another resolution")
+        yield tree, Skipped(prefix + path, "TFRecord of another resolution")
     tables = {path for path, kind in read if kind == "parquet"}
-    others = {path for path in tables if not parquet.holds_images(root / path, asked)}
+    others = {path for path in tables if not parquet.holds_images(root / path, options)}
     for path, kind in read:
         if path in others and len(others) < len(read):
-            yield tree, Passed(prefix + path, "table without images")
+            yield tree, Skipped(prefix + path, "table without images")
         else:
-            yield from inside(container(kind, root / path, prefix + path + "/"), asked)
+            yield from inside(container(kind, root / path, prefix + path + "/"), options)
 
 
 def incomplete(names: Iterable[str]) -> Iterator[str]:
-    """What to tell of archives that say by their names how many there should be."""
+    """Notes about archives that are missing: their names contain how many there should be."""
     sets: dict[tuple[str, ...], set[int]] = {}
     for name in names:
         if found := re.fullmatch(r"(.*-)(\d+)(-of-)(\d+)(.*)", name, re.DOTALL):
@@ -191,14 +190,14 @@ def incomplete(names: Iterable[str]) -> Iterator[str]:
 def known_kind(path: Path) -> str:
     kind = kind_of(path)
     if kind is None:
-        raise no_archive(path)
+        raise not_an_archive(path)
     return kind
 
 
 def one_resolution(archives: list[tuple[str, str]], resolution: int) -> list[tuple[str, str]]:
-    """Of TFRecords that hold the same images at several resolutions, the ones to read.
+    """Of TFRecords with the same images at several resolutions, only the one to read.
 
-    That is the resolution asked for, else the least above, else the highest there is.
+    That is the smallest resolution of at least `resolution`, else the largest.
     """
     sets: dict[str, list[tuple[int, str]]] = {}
     for path, kind in archives:
@@ -214,7 +213,7 @@ def one_resolution(archives: list[tuple[str, str]], resolution: int) -> list[tup
 
 
 def lines(path: Path) -> Iterator[str]:
-    """The lines of a list that are not empty: UTF-8, or UTF-16 where it begins as that does."""
+    """The lines of a list that are not empty: UTF-8, or UTF-16 with a byte order mark."""
     with path.open("rb") as file:
         wide = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
     encoding, errors = ("utf-16", "replace") if wide else ("utf-8-sig", "surrogateescape")
@@ -225,7 +224,7 @@ def lines(path: Path) -> Iterator[str]:
 
 
 def fixed_parts(path: Path) -> list[str]:
-    """The leading parts of a pattern that are no pattern."""
+    """The leading parts of a pattern without wildcards."""
     parts: list[str] = []
     for part in path.parts[:-1]:
         if glob.has_magic(part):
@@ -235,7 +234,7 @@ def fixed_parts(path: Path) -> list[str]:
 
 
 class Reader:
-    """Reads images by what the listing told of them; keeps the last archive open."""
+    """Reads listed images; keeps the last archive open."""
 
     def __init__(self, containers: list[Container], image_column: str | None = None):
         self.containers, self.image_column = containers, image_column
@@ -243,8 +242,8 @@ class Reader:
         self.archive: Any = None
 
     def read(self, number: int, entry: Entry) -> bytes:
-        """The bytes of an image in container `number`; OSError or BadImageError where it cannot
-        be had, DatasetError where the archive is not the one that was listed."""
+        """The bytes of an image in container `number`; OSError or BadImageError if it cannot be
+        read, DatasetError if the archive was changed."""
         if number != self.number:
             self.close()
             self.archive, self.number = self.open(self.containers[number]), number
@@ -257,7 +256,7 @@ class Reader:
             if container(listed.kind, path, listed.prefix) != listed:
                 raise DatasetError(
                     f"{path} was changed after it was listed: remove the unfinished dataset and "
-                    "prepare it anew"
+                    "prepare it again"
                 )
             if listed.kind == "parquet":
                 return parquet.Archive(path, self.image_column)

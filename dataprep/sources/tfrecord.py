@@ -1,9 +1,9 @@
-"""TFRecords as FFHQ's multi-resolution files hold them, read without TensorFlow.
+"""TFRecords in the format of FFHQ's multi-resolution files, read without TensorFlow.
 
-A file is a row of records: length (8 bytes), masked CRC-32C of the length (4), that many bytes, a
-masked CRC-32C of them (4); little-endian. The bytes are a tf.Example, a protocol buffer that maps
-names to lists: `shape` is 3, H, W, `data` the pixels (3, H, W), and `label` may be there.
-An entry's place: [offset of its bytes, how many].
+A file is a sequence of records, little-endian: length (8 bytes), masked CRC-32C of the length (4),
+that many bytes, masked CRC-32C of them (4). The bytes are a tf.Example, a protocol buffer that maps
+names to lists: `shape` is 3, H, W; `data` is the pixels (3, H, W); `label` is optional.
+An entry's place: [offset of its bytes, length].
 """
 
 import os
@@ -17,15 +17,15 @@ from google.protobuf.message import DecodeError
 
 from dataprep.images.decode import BadImageError
 from dataprep.manifest import DatasetError
-from dataprep.sources.entry import Asked, Entry, check_size
+from dataprep.sources.entry import Entry, Options, check_size
 from dataprep.sources.example import Example
 
 HEAD = struct.Struct("<QL")
 TAIL = struct.Struct("<L")
 
 
-def entries(path: Path, asked: Asked) -> Iterator[Entry]:
-    """All records, named by their number, with the label of each where labels are asked for."""
+def entries(path: Path, options: Options) -> Iterator[Entry]:
+    """All records, named by their number, with their labels if `options.labels`."""
     size = path.stat().st_size
     with path.open("rb") as file:
         number = 0
@@ -35,10 +35,10 @@ def entries(path: Path, asked: Asked) -> Iterator[Entry]:
             if length is None or start + HEAD.size + length + TAIL.size > size:
                 raise DatasetError(
                     f"{path} is damaged or cut off at byte {start:,} (record {number:,}): "
-                    "get it again"
+                    "download it again"
                 )
             place = [start + HEAD.size, length]
-            label = stored_label(file.read(length)) if asked.labels else None
+            label = stored_label(file.read(length)) if options.labels else None
             file.seek(place[0] + length + TAIL.size)
             yield Entry(f"record-{number:09d}", place, label)
             number += 1
@@ -51,7 +51,7 @@ def masked_crc32c(data: bytes) -> int:
 
 
 def record_length(head: bytes) -> int | None:
-    """The length that a record's head tells; None where its checksum differs."""
+    """The length of a record by its head; None if the checksum differs."""
     if len(head) < HEAD.size:
         return None
     length, crc = HEAD.unpack(head)
@@ -62,7 +62,7 @@ def stored_label(data: bytes) -> int | None:
     try:
         labels = Example.FromString(data).features.feature["label"].int64_list.value
     except DecodeError:
-        return None  # reading the image will say what is wrong with it
+        return None  # reading the image reports what is wrong with it
     return labels[0] if labels and labels[0] != -1 else None
 
 
@@ -73,7 +73,7 @@ class Archive:
         self.file = path.open("rb")
 
     def read(self, entry: Entry) -> bytes:
-        """The tf.Example of a record; OSError or BadImageError where it cannot be had."""
+        """The tf.Example of a record; OSError or BadImageError if it cannot be read."""
         offset, length = entry.place
         check_size(length)
         self.file.seek(offset)
@@ -87,7 +87,7 @@ class Archive:
 
 
 def pixels(data: bytes) -> np.ndarray:
-    """The pixels (H, W, 3) uint8 in a tf.Example; BadImageError where it holds none."""
+    """The pixels (H, W, 3) uint8 in a tf.Example; BadImageError if it has none."""
     try:
         features = Example.FromString(data).features.feature
         shape = tuple(features["shape"].int64_list.value)
@@ -103,6 +103,6 @@ def pixels(data: bytes) -> np.ndarray:
 
 
 def side_of(path: Path) -> int:
-    """The side of the images, by a name like ffhq-r08.tfrecords; 0 where it does not tell."""
+    """The side of the images by a name like ffhq-r08.tfrecords; 0 for other names."""
     _, dash, exponent = os.path.splitext(path.name)[0].rpartition("-r")
     return 2 ** int(exponent) if dash and exponent.isdecimal() and len(exponent) == 2 else 0

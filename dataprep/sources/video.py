@@ -12,13 +12,13 @@ from pathlib import Path
 
 from dataprep.images.encode import bmp
 from dataprep.manifest import DatasetError
-from dataprep.sources.entry import Asked, Entry
+from dataprep.sources.entry import Entry, Options
 
 LIST = "00sequences.txt"
 
 
 def library():
-    """PyAV; DatasetError where it is not installed."""
+    """PyAV; DatasetError if it is not installed."""
     try:
         import av
     except ImportError:
@@ -26,7 +26,7 @@ def library():
     return av
 
 
-def entries(path: Path, asked: Asked) -> Iterator[Entry]:
+def entries(path: Path, options: Options) -> Iterator[Entry]:
     """Every frame, or those listed. DatasetError."""
     count, listed = sum(1 for _ in frames(path)), ranges(path)
     for first, last in listed or [(1, count)]:
@@ -55,7 +55,9 @@ def frames(path: Path) -> Iterator:
         with av.open(str(path)) as video:
             yield from video.decode(video=0)
     except (av.error.FFmpegError, IndexError) as error:
-        raise DatasetError(f"{path} cannot be decoded as a video ({error}): get it again") from None
+        raise DatasetError(
+            f"{path} cannot be decoded as a video ({error}): download it again"
+        ) from None
 
 
 class Archive:
@@ -65,7 +67,7 @@ class Archive:
         self.path, self.frames, self.next = path, iter(()), 0
 
     def read(self, entry: Entry) -> bytes:
-        """A frame as the bytes of a BMP file; OSError where it cannot be had."""
+        """A frame as the bytes of a BMP file; OSError if it cannot be read."""
         (number,) = entry.place
         if not 0 < self.next <= number:
             self.frames, self.next = frames(self.path), 1

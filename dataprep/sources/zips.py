@@ -17,45 +17,45 @@ from dataprep.images.names import rule_of
 from dataprep.manifest import DatasetError
 from dataprep.sources import labels
 from dataprep.sources.entry import (
-    Asked,
     Entry,
-    Passed,
-    Refused,
+    Options,
+    Reject,
+    Skipped,
     check_size,
-    clean,
-    in_archive,
-    labels_read,
+    checked_name,
+    label_file,
+    normalized,
 )
 
 LOCAL = struct.Struct("<4s5H3L2H")  # the header of a file: PK\3\4
 STORED, DEFLATED = 0, 8
 ENCRYPTED = 1
-WINDOWS = (0, 10)  # who made an entry: FAT, NTFS
+WINDOWS = (0, 10)  # creators whose paths may have backslashes: FAT, NTFS
 
 
-def entries(path: Path, asked: Asked) -> Iterator[Entry | Refused | Passed]:
-    """Every file in the archive; labels are those of a dataset.json in it."""
+def entries(path: Path, options: Options) -> Iterator[Entry | Reject | Skipped]:
+    """All files in the archive, with the labels of its dataset.json."""
     files = directory(path)
     plain = not any("/" in name_of(info) for info in files)
-    stored = [i for i in files if asked.labels and name_of(i).split("/")[-1] == labels.NAME]
+    stored = [i for i in files if options.labels and name_of(i).split("/")[-1] == labels.NAME]
     labelled = Entry(name_of(stored[0]), place_of(stored[0])) if stored else None
     found = labels_of(path, labelled) if labelled else {}
     for info in files:
         name = name_of(info)
         if labelled and name == labelled.name:
-            yield labels_read(name)
+            yield label_file(name)
             continue
         label = found.get(name)
-        name = clean(name.replace("\\", "/") if plain else name)
+        name = normalized(name.replace("\\", "/") if plain else name)
         rule = rule_of(name)
         if not rule:
-            yield in_archive(Entry(name, place_of(info), label))
+            yield checked_name(Entry(name, place_of(info), label))
         elif not name.endswith("/"):
-            yield Passed(name, rule)
+            yield Skipped(name, rule)
 
 
 def labels_of(path: Path, stored: Entry) -> dict[str, int | str | None]:
-    """The labels in a dataset.json, whose names begin where it lies, by name in the archive."""
+    """The labels in a dataset.json, whose names are relative to it, by name in the archive."""
     where, above = f"{path}: {stored.name}", stored.name.removesuffix(labels.NAME)
     archive = Archive(path)
     try:
@@ -72,7 +72,7 @@ def directory(path: Path) -> list[zipfile.ZipInfo]:
         with zipfile.ZipFile(path) as archive:
             return archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, struct.error, ValueError) as error:
-        raise DatasetError(f"{path} has a damaged directory ({error}): get it again") from None
+        raise DatasetError(f"{path} has a damaged directory ({error}): download it again") from None
 
 
 def name_of(info: zipfile.ZipInfo) -> str:
@@ -91,7 +91,7 @@ class Archive:
         self.file = path.open("rb")
 
     def read(self, entry: Entry) -> bytes:
-        """The bytes of an image file; OSError or BadImageError where it cannot be had."""
+        """The bytes of an image file; OSError or BadImageError if it cannot be read."""
         offset, packed, size, method, crc, flags = entry.place
         check_size(max(packed, size))
         if flags & ENCRYPTED:

@@ -1,4 +1,4 @@
-"""Every file of a source is used, refused with a reason, or passed over by a rule that is told."""
+"""Every file of a source is used, refused with a reason, or skipped by a rule that is told."""
 
 import json
 import zipfile
@@ -37,15 +37,15 @@ def mixed(folder, count: int) -> dict[str, int]:
         ".txt": (".txt", lambda i: b"a face"),
         ".json": (".json", lambda i: b"{}"),
         ".jpg.part": (".part", lambda i: b"\xff\xd8"),
-        "": ("without an ending", lambda i: b"\xff\xd8"),
-        ".2026-11-25": ("of another ending", lambda i: b"log"),
-        ".0001": ("of another ending", lambda i: b"log"),
+        "": ("without an extension", lambda i: b"\xff\xd8"),
+        ".2026-11-25": ("of another extension", lambda i: b"log"),
+        ".0001": ("of another extension", lambda i: b"log"),
     }
     expected: dict[str, int] = {}
     for i in range(count):
-        ending = list(kinds)[i % len(kinds)]
-        what, content = kinds[ending]
-        name = f"d{i % 7}/{'.' if i % 50 == 3 else ''}{i:05d}{ending}"
+        extension = list(kinds)[i % len(kinds)]
+        what, content = kinds[extension]
+        name = f"d{i % 7}/{'.' if i % 50 == 3 else ''}{i:05d}{extension}"
         what = "hidden" if i % 50 == 3 else what
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,13 +77,13 @@ def test_a_folder_of_mixed_files_is_accounted_for_to_the_last(tmp_path, capsys, 
     facts = made.content["source"]
     assert made.count("train") + made.count("test") == expected.pop("image")
     assert facts["rejects"] == expected.pop("reject")
-    assert {rule: f["files"] for rule, f in facts["passed_over"].items()} == expected
+    assert {rule: f["files"] for rule, f in facts["skipped"].items()} == expected
     used = made.count("train") + made.count("test")
     assert facts["files"] == used + facts["rejects"] + sum(expected.values()) == 300
     for rule, number in expected.items():
-        assert f"{number} {rule} ({facts['passed_over'][rule]['first']})" in told
+        assert f"{number} {rule} ({facts['skipped'][rule]['first']})" in told
     gifs = (n for n in inside if n.endswith(".gif") and "/." not in n)
-    assert facts["passed_over"][".gif"]["first"] == min(gifs)
+    assert facts["skipped"][".gif"]["first"] == min(gifs)
 
 
 def test_nothing_but_what_is_passed_over(tmp_path, capsys):
@@ -94,7 +94,7 @@ def test_nothing_but_what_is_passed_over(tmp_path, capsys):
     assert main([str(source), "--out", str(tmp_path / "out"), *HOW]) == 1
     said = capsys.readouterr().err
     assert "holds no images (files ending in .bmp, .jfif" in said
-    assert "passed over: 2 .heic (a.HEIC), 1 .gif (c.gif)" in said
+    assert "skipped: 2 .heic (a.HEIC), 1 .gif (c.gif)" in said
 
 
 def test_linked_folders_are_followed_once(tmp_path):
@@ -111,7 +111,7 @@ def test_linked_folders_are_followed_once(tmp_path):
     assert sorted(found(source)) == sorted(names)
     seen = "linked folder (in the source already)"
     expected = dict.fromkeys(["c", "link", "loop", "up/elsewhere", "up/source"], seen)
-    assert passed(source) == expected | {"itself": "without an ending"}
+    assert passed(source) == expected | {"itself": "without an extension"}
 
 
 def test_only_a_link_to_a_folder(tmp_path):
@@ -143,8 +143,8 @@ def test_endings_may_be_anything(tmp_path, capsys):
     how = [str(source), "--out", str(tmp_path / "out"), *HOW, "--test-fraction", "0.5"]
     assert main(how) == 0
     found = Manifest.load(tmp_path / "out").content["source"]
-    assert found["files"] == 154 and len(found["passed_over"]) == 101
-    assert found["passed_over"]["by yet other rules"]["files"] == 50
+    assert found["files"] == 154 and len(found["skipped"]) == 101
+    assert found["skipped"]["by other rules"]["files"] == 50
     assert ", and by 89 more rules" in capsys.readouterr().out
 
 
@@ -156,10 +156,10 @@ def test_where_the_images_lie_is_told(tmp_path, capsys):
     assert main([str(source), "--out", str(tmp_path / "out"), *how]) == 0
     assert "images by folders: 6 images, 5 masks, 1 in none\n" in capsys.readouterr().out
     assert main([str(source), "--out", str(tmp_path / "no"), *how, "--image-column", "a"]) == 1
-    assert "--image-column is of tables and tars, and there are none" in capsys.readouterr().err
+    assert "--image-column applies to tables and tars" in capsys.readouterr().err
     labelled = [*how, "--labels", "stored", "--label-column", "a"]
     assert main([str(source), "--out", str(tmp_path / "no"), *labelled]) == 1
-    assert "--label-column is of tables and tars, and there are none" in capsys.readouterr().err
+    assert "--label-column applies to tables and tars" in capsys.readouterr().err
 
 
 def test_lost_and_found_is_not_looked_into(tmp_path):
@@ -175,7 +175,7 @@ def test_folders_called_train_and_val(tmp_path, capsys, train, test):
     make_folder(source / test, 3, side=8, seed=20)
     assert main([str(source), "--out", str(tmp_path / "mixed"), *HOW, "--test-fraction", ".5"]) == 0
     told = capsys.readouterr().out
-    assert f"9 images lie in folders for training ({train}/face-000.png), 3 in folders" in told
+    assert f"9 images are in folders for training ({train}/face-000.png), 3 in folders" in told
     assert "--split fraction mixes them, --split folder keeps them apart" in told
     assert main([str(source), "--out", str(tmp_path / "out"), *HOW, "--split", "folder"]) == 0
     assert "mixes them" not in capsys.readouterr().out
@@ -186,7 +186,7 @@ def test_folders_called_train_and_val(tmp_path, capsys, train, test):
     assert Manifest.load(tmp_path / "out").content["split"]["rule"] == "folder"
     make_folder(source / "other", 1, side=8, seed=30)
     assert main([str(source), "--out", str(tmp_path / "no"), *HOW, "--split", "folder"]) == 1
-    assert "'other/face-000.png' lies in no folder that is called train" in capsys.readouterr().err
+    assert "'other/face-000.png' is in no folder called train" in capsys.readouterr().err
 
 
 def test_classes_in_train_and_val_are_the_same(tmp_path):

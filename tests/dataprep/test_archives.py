@@ -46,7 +46,7 @@ def zipped(*pairs) -> bytes:
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n"
 NO_ARCHIVE = {
     "empty.tar": (b"", r"is empty \(0 bytes\)"),
-    "zeros.tar": (bytes(20480), r"holds zeros where it should begin \(20,480 bytes\)"),
+    "zeros.tar": (bytes(20480), r"begins with zeros \(20,480 bytes\)"),
     "pointer.parquet": (POINTER, "is a Git LFS pointer, and not the file itself"),
     "page.zip": (b"\n <!DOCTYPE html><html></html>", "is an HTML page"),
     "denied.tar": (b'<?xml version="1.0"?><Error/>', "is XML"),
@@ -60,7 +60,7 @@ NO_ARCHIVE = {
     "gz-within.tar": (gzip.compress(bytes(512)), r"is compressed as a whole \(gzip\)"),
     "a.zip": (b"7z\xbc\xaf\x27\x1c", "is a 7z archive"),
     "installer.zip": (b"#!/bin/sh\n" + zipped("a.png", IMAGES[0]), "is a zip behind something"),
-    "a.tfrecords-00000-of-00002": (b"some text", "is damaged, or no archive: get it again"),
+    "a.tfrecords-00000-of-00002": (b"some text", "is damaged, or not an archive: download"),
 }
 
 
@@ -100,11 +100,11 @@ def test_images_beside_archives_are_asked_for(tmp_path):
     make_folder(tmp_path / "assets", 2, side=4)
     (tmp_path / "data").mkdir()
     make_parquet(tmp_path / "data/a.parquet", IMAGES[:2])
-    with pytest.raises(DatasetError, match=r"say which are meant by a pattern") as told:
+    with pytest.raises(DatasetError, match=r"choose with a pattern") as told:
         found(tmp_path)
     patterns = [text for text in str(told.value).split("'") if "**" in text]
     assert [len(found(pattern)) for pattern in patterns] == [2, 2, 4]
-    with pytest.raises(DatasetError, match=r"say which"):
+    with pytest.raises(DatasetError, match=r"choose with a pattern"):
         (tmp_path / "list.txt").write_text(".\n")
         found(tmp_path / "list.txt")
 

@@ -11,7 +11,7 @@ from dataprep import split
 from dataprep.drawn import cars
 from dataprep.images.decode import decode
 from dataprep.manifest import DatasetError, Manifest
-from dataprep.sources.entry import Asked
+from dataprep.sources.entry import Options
 from dataprep.sources.source import Reader, listing
 from tests.conftest import ROOT
 
@@ -19,7 +19,7 @@ from tests.conftest import ROOT
 def read(source) -> dict:
     """Pixels of each image by name."""
     result = {}
-    for container, entry in listing(str(source), Asked(8)):
+    for container, entry in listing(str(source), Options(8)):
         if hasattr(entry, "place"):
             result[entry.name] = decode(Reader([container]).read(0, entry))
     return result
@@ -116,7 +116,7 @@ def test_frames_of_a_video_and_those_that_a_list_names(tmp_path):
 def test_a_reader_may_go_back_in_a_video(tmp_path):
     frames = np.random.default_rng(0).integers(0, 256, (3, 12, 16, 3), dtype=np.uint8)
     make_video(tmp_path / "v.avi", frames)
-    listed = [(c, e) for c, e in listing(str(tmp_path), Asked(8)) if hasattr(e, "place")]
+    listed = [(c, e) for c, e in listing(str(tmp_path), Options(8)) if hasattr(e, "place")]
     reader = Reader([listed[0][0]])
     for number in (2, 0, 1, 1):
         assert np.array_equal(decode(reader.read(0, listed[number][1])), frames[number])

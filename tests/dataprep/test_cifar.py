@@ -9,7 +9,7 @@ import torch
 
 from dataprep.images.decode import decode
 from dataprep.manifest import DatasetError, Manifest
-from dataprep.sources.entry import Asked
+from dataprep.sources.entry import Options
 from dataprep.sources.source import Reader, listing
 from pipeline.data.config import DataConfig
 from pipeline.data.loaders import split_images
@@ -23,7 +23,7 @@ CLASSES = ["airplane", "automobile", "bird"]
 def read(folder, labels=True) -> dict:
     """(pixels, label) of each image by name."""
     result = {}
-    for container, entry in listing(str(folder), Asked(32, labels)):
+    for container, entry in listing(str(folder), Options(32, labels)):
         if hasattr(entry, "place"):
             result[entry.name] = (decode(Reader([container]).read(0, entry)), entry.label)
     return result

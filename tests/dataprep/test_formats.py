@@ -44,11 +44,11 @@ def test_one_format(tmp_path, source, format, other):
         manifest.beton(8, "train") if other == "ffcv" else manifest.tars(8, "train")
 
 
-@pytest.mark.parametrize("images, ending", [("webp", "WEBP"), ("jpeg", "JPEG")])
-def test_images_in_tars(tmp_path, source, images, ending):
+@pytest.mark.parametrize("images, extension", [("webp", "WEBP"), ("jpeg", "JPEG")])
+def test_images_in_tars(tmp_path, source, images, extension):
     manifest = made(source, tmp_path / "out", "--tar-images", images)
     [*_, (name, content)] = read_tar(manifest.tars(16, "train")[0].path)
-    assert name.endswith("." + images) and Image.open(io.BytesIO(content)).format == ending
+    assert name.endswith("." + images) and Image.open(io.BytesIO(content)).format == extension
     error = np.abs(pixels(manifest, "webdataset", 16).astype(int) - pixels(manifest, "ffcv", 16))
     assert error.max() == 0 if images == "webp" else 0 < error.mean() < 4
 
@@ -134,7 +134,7 @@ def test_pictures_that_are_not_square_are_counted_and_cut_as_asked(tmp_path, cap
     assert main([*how, "--out", str(tmp_path / "centre")]) == 0
     told = capsys.readouterr().out
     assert "3 images are not square (wide-" in told
-    assert "the square in their middle was taken; --crop centre|top|pad|refuse chooses" in told
+    assert "cropped to the central square; --crop centre|top|pad|refuse chooses" in told
     made = Manifest.load(tmp_path / "centre")
     assert made.content["source"]["not_square"]["images"] == 3
     assert made.content["settings"]["crop"] == "centre"
@@ -144,7 +144,7 @@ def test_pictures_that_are_not_square_are_counted_and_cut_as_asked(tmp_path, cap
     assert refused.count("train") + refused.count("test") == 12
     assert "4 not square" in capsys.readouterr().out
     assert main([*how, "--out", str(tmp_path / "pad"), "--crop", "pad"]) == 0
-    assert "white was put beside them" in capsys.readouterr().out
+    assert "padded with white" in capsys.readouterr().out
     assert main([*how, "--out", str(tmp_path / "dry"), "--dry-run"]) == 0
     assert "4 of them are not square (--crop centre)" in capsys.readouterr().out
 

@@ -84,4 +84,4 @@ def test_names_that_are_no_text_are_shown(tmp_path, capsys):
     (source / os.fsdecode(b"\xe9\n.gif")).write_bytes(b"x")
     how = [*HOW, "--test-fraction", "0.5"]
     assert main([str(source), "--out", str(tmp_path / "out"), *how]) == 0
-    assert r"passed over: 1 .gif ('\udce9\n.gif')" in capsys.readouterr().out
+    assert r"skipped: 1 .gif ('\udce9\n.gif')" in capsys.readouterr().out

@@ -31,7 +31,7 @@ def test_units_hold_all_samples_in_the_order_of_the_names(tmp_path):
     for unit in plan.units:
         samples = list(plan.samples(unit))
         assert 0 < len(samples) <= 7
-        found[unit.part] += samples
+        found[unit.split] += samples
     for samples in found.values():
         names = [sample.entry.name for sample in samples]
         assert names == sorted(names)

@@ -46,12 +46,12 @@ def test_everything_that_can_be_wrong_with_an_image(tmp_path, capsys):
         "files": 38,
         "images": 38,
         "rejects": 10,
-        "passed_over": {},
+        "skipped": {},
         "not_square": {"images": 1, "first": "turned.jpg"},
     }
     assert made.count("train") + made.count("test") == 28
     assert verify(out, 1) == []
-    assert "left out, and listed in" in (told := capsys.readouterr().out)
+    assert "rejected, and listed in" in (told := capsys.readouterr().out)
     assert "3 damaged" in told and "1 duplicate" in told
 
 
@@ -89,7 +89,7 @@ def test_on_error_fail_ends_the_run_at_the_first(tmp_path):
     common = [source, "--out", tmp_path / "out", *HOW, "--on-error", "fail"]
     result = shard(*common, "--reject-limit", "0.5")
     assert result.returncode == 1 and "Traceback" not in result.stderr
-    assert "face-003.png: not an image of a known format; repair it" in result.stderr
+    assert "face-003.png: not an image of a known format; repair or remove it" in result.stderr
     (source / "face-003.png").write_bytes(encoded(picture(3, 32, 32)))
     assert main([str(source), "--out", str(tmp_path / "whole"), *HOW]) == 0
     assert main([*map(str, common)]) == 0

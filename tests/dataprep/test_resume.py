@@ -168,7 +168,7 @@ def test_two_runs_on_one_output(tmp_path, undisturbed):
     with (out / ".partial" / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         result = shard(source, "--out", out, *HOW)
-    assert result.returncode == 1 and "another run is at work on" in result.stderr
+    assert result.returncode == 1 and "another run uses" in result.stderr
 
 
 def workers_of(pid: int) -> list[int]:
@@ -247,7 +247,7 @@ def test_an_interrupted_run_says_that_it_goes_on(tmp_path, slow):
         time.sleep(0.002)
     run.send_signal(signal.SIGINT)
     assert run.wait(60) == 130
-    assert "the same command goes on from here" in run.stderr.read()
+    assert "run the same command again to resume" in run.stderr.read()
     assert len(workers) == 2 and not any(map(alive, workers))
 
 

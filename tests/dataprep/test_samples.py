@@ -9,7 +9,7 @@ import pytest
 
 from dataprep.manifest import DatasetError
 from dataprep.shard import main
-from dataprep.sources.entry import Asked, Said
+from dataprep.sources.entry import Note, Options
 from dataprep.sources.source import listing
 from tests.dataprep.archives import make_tar
 from tests.dataprep.test_accounting import HOW
@@ -138,7 +138,7 @@ def test_tars_that_were_put_together_with_cat_are_told(tmp_path):
     parts = [make_tar(tmp_path / f"{i}.tar", [(f"{i}.png", IMAGES[i])]) for i in range(2)]
     both = b"".join(part.read_bytes() for part in parts)
     (tmp_path / "both.tar").write_bytes(both)
-    with pytest.raises(DatasetError, match=r"both.tar goes on behind its end .* put together"):
+    with pytest.raises(DatasetError, match=r"both.tar continues after its end .* concatenated"):
         found(tmp_path / "both.tar")
 
 
@@ -148,8 +148,8 @@ def test_a_tar_without_its_end_is_told(tmp_path, capsys):
         last = archive.getmembers()[-1]
     end = last.offset_data + -(-last.size // 512) * 512
     path.write_bytes(path.read_bytes()[:end])
-    said = [item for _, item in listing(str(path), Asked(8)) if isinstance(item, Said)]
-    assert len(said) == 1 and said[0].text.endswith("has no mark at its end: it may be cut off")
+    said = [item for _, item in listing(str(path), Options(8)) if isinstance(item, Note)]
+    assert len(said) == 1 and said[0].text.endswith("has no end mark: it may be cut off")
     how = [*HOW, "--test-fraction", "0.5"]
     assert main([str(path), "--out", str(tmp_path / "out"), *how]) == 0
-    assert f"note: {path} has no mark at its end" in capsys.readouterr().out
+    assert f"note: {path} has no end mark" in capsys.readouterr().out

@@ -170,7 +170,7 @@ def test_nothing_of_others_is_overwritten(tmp_path, capsys):
     (source / "face-000.png").unlink()
     assert main(command) == 0
     said = capsys.readouterr().out
-    assert "is complete: nothing to do. It was made of the 12 images that faces held then" in said
+    assert "is complete: nothing to do. It was made from 12 images in faces" in said
     assert all_bytes(out) == before
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from dataprep.manifest import DatasetError
 from dataprep.sources import tfrecord
-from dataprep.sources.entry import Asked, Passed, Refused, Said
+from dataprep.sources.entry import Note, Options, Reject, Skipped
 from dataprep.sources.source import Reader, listing
 from tests.dataprep.archives import make_parquet, make_tar, make_tfrecord, masked
 from tests.dataprep.pictures import all_bytes, encoded, make_folder, make_zip, picture
@@ -24,11 +24,11 @@ IMAGES = [encoded(picture(i, 8, 8)) for i in range(10)]
 def found(source, resolution=8, labels=False, **columns) -> dict:
     """The bytes of each image by name, with its label where asked for; refused ones their kind."""
     result = {}
-    for container, entry in listing(str(source), Asked(resolution, labels, **columns)):
-        if isinstance(entry, (Passed, Said)):
+    for container, entry in listing(str(source), Options(resolution, labels, **columns)):
+        if isinstance(entry, (Skipped, Note)):
             continue
         assert entry.name not in result
-        if isinstance(entry, Refused):
+        if isinstance(entry, Reject):
             result[entry.name] = entry.kind
         else:
             data = Reader([container]).read(0, entry)
@@ -37,9 +37,9 @@ def found(source, resolution=8, labels=False, **columns) -> dict:
 
 
 def passed(source, resolution=8, labels=False, **columns) -> dict:
-    """The rule by which each file is passed over, by name."""
-    listed = listing(str(source), Asked(resolution, labels, **columns))
-    return {item.name: item.rule for _, item in listed if isinstance(item, Passed)}
+    """The rule by which each file is skipped, by name."""
+    listed = listing(str(source), Options(resolution, labels, **columns))
+    return {item.name: item.rule for _, item in listed if isinstance(item, Skipped)}
 
 
 def test_folder_zip_and_tar_agree(tmp_path):
@@ -134,7 +134,7 @@ def test_parquet(tmp_path):
     names += [f"row-{i:09d}" for i in range(4, 10)]
     path = make_parquet(tmp_path / "a.parquet", IMAGES, paths)
     assert found(path) == dict(zip(names, IMAGES))
-    listed = list(listing(str(path), Asked(8)))
+    listed = list(listing(str(path), Options(8)))
     reader, order = Reader([listed[0][0]]), random.Random(0).sample(range(10), 10)
     assert [reader.read(0, listed[i][1]) for i in order] == [IMAGES[i] for i in order]
 
@@ -154,7 +154,7 @@ def test_a_damaged_parquet_is_named(tmp_path):
         damaged[place] ^= 128
         path.write_bytes(damaged)
         try:
-            list(listing(str(path), Asked(8, True)))
+            list(listing(str(path), Options(8, True)))
         except DatasetError as error:
             assert str(path) in str(error)
             refused += 1
@@ -178,7 +178,7 @@ def test_a_tfrecord_whose_label_is_nonsense_is_listed(tmp_path):
         damaged = bytearray(content)
         damaged[place] ^= 7  # other wire types
         path.write_bytes(damaged)
-        assert len(list(listing(str(path), Asked(8, True)))) == 1
+        assert len(list(listing(str(path), Options(8, True)))) == 1
 
 
 def test_every_damaged_byte_of_a_tfrecord_is_noticed(tmp_path):
@@ -240,7 +240,7 @@ def test_a_folder_of_archives_is_a_pattern_of_them(tmp_path):
     names = [f"train-{i}.parquet/row-000000000" for i in range(2)]
     assert found(tmp_path) == dict(zip(names, IMAGES))
     (tmp_path / "a.png").write_bytes(IMAGES[3])
-    with pytest.raises(DatasetError, match=r"images \(a.png\) as well as archives \(2, as train-0"):
+    with pytest.raises(DatasetError, match=r"images \(a.png\) and archives \(2, as train-0"):
         found(tmp_path)
     assert found(tmp_path / "**" / "*.png") == {"a.png": IMAGES[3]}
     assert found(tmp_path / "**" / "*.parquet") == dict(zip(names, IMAGES))
@@ -263,7 +263,7 @@ def test_what_cannot_be_a_source_is_told(tmp_path):
 
 def test_an_archive_that_changed_after_listing_is_refused(tmp_path):
     path = make_tar(tmp_path / "a.tar", [("a.png", IMAGES[0])])
-    [(container, entry)] = listing(str(path), Asked(8))
+    [(container, entry)] = listing(str(path), Options(8))
     make_tar(path, [("a.png", IMAGES[1]), ("b.png", IMAGES[2])])
     with pytest.raises(DatasetError, match="was changed after it was listed"):
         Reader([container]).read(0, entry)

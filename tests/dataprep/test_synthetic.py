@@ -127,6 +127,6 @@ def test_what_is_there_already_is_left_alone(tmp_path, name):
     ran = subprocess.run(command, capture_output=True, text=True)
     assert ran.returncode == 1
     assert ran.stderr == (
-        f"synthetic.py: {tmp_path / name} exists already: remove it, or name another place\n"
+        f"synthetic.py: {tmp_path / name} exists already: remove it, or choose another path\n"
     )
     assert (tmp_path / name).read_text() == "mine"

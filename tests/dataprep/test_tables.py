@@ -138,6 +138,6 @@ def test_labels_that_are_no_classes_are_told(tmp_path, content):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("a.png", IMAGES[0])
         archive.writestr("dataset.json", content)
-    with pytest.raises(DatasetError, match=r"a.zip: dataset.json(: the label of| holds no labels)"):
+    with pytest.raises(DatasetError, match=r"a.zip: dataset.json(: the label of| has no labels)"):
         labels(tmp_path / "a.zip")
     assert found(tmp_path / "a.zip") == {"a.png": IMAGES[0]}

@@ -42,7 +42,7 @@ def flip(path: Path, place: float) -> None:
 
 def test_a_sound_dataset(dataset):
     result = shard("--verify", dataset)
-    assert (result.returncode, result.stdout) == (0, f"{dataset} is sound\n")
+    assert (result.returncode, result.stdout) == (0, f"{dataset} is intact\n")
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_damage_is_told_on_the_command_line(dataset):
     flip(dataset / "ffcv/r004-train.beton", 0.5)
     result = shard("--verify", dataset)
     assert result.returncode == 1 and "Traceback" not in result.stderr
-    assert f"error: {dataset} is not sound:\n  ffcv/r004-train.beton was alt" in result.stderr
+    assert f"error: {dataset} is damaged:\n  ffcv/r004-train.beton was alt" in result.stderr
 
 
 def test_what_is_missing_short_or_not_listed(dataset):
@@ -79,7 +79,7 @@ def test_what_is_missing_short_or_not_listed(dataset):
         f"webdataset/r008/train-000000.tar has {tar.stat().st_size} bytes instead of "
         f"{tar.stat().st_size + 1}",
         "webdataset/r016/train-000009.tar is not in the manifest",
-        "images were not compared, since files are wrong",
+        "images were not compared, as files are damaged",
     ]
 
 

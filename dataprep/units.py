@@ -139,7 +139,7 @@ class Writers:
 
     def close(self) -> tuple[list[dict], list[dict]]:
         """The manifest entries of the tars, and of the parts."""
-        split = self.unit.part
+        split = self.unit.split
         files = [
             entry(tar.pop("path"), "webdataset", side, split, **tar)
             for side, writer in self.tars.items()
