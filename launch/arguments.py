@@ -114,21 +114,23 @@ def check(config: Config, world: int, dry_run: bool = False) -> list[str]:
     return [line for line in found if line]
 
 
-def with_history(args: argparse.Namespace, config: Config, folder: Path) -> Config:
+def with_history(
+    config: Config, folder: Path, branch: str | None, replan: bool, dry_run: bool = False
+) -> Config:
     """`config` with the history of the run that it continues or branches off. ConfigError."""
     try:
         digest = Manifest.load(config.data.path).digest
     except DatasetError:
-        if not args.dry_run:
+        if not dry_run:
             raise
         return config  # `check` has said that the data could not be read
-    if args.branch and not args.dry_run:
-        plan.branch(args.branch, folder)
-    config = plan.continued(config, folder, digest, args.replan or bool(args.branch))
+    if branch and not dry_run:
+        plan.branch(branch, folder)
+    config = plan.continued(config, folder, digest, replan or bool(branch))
     for change in config.history:
         lines = "".join(f"\n#   {line}" for line in change.changes)
         print(f"# from image {change.images:,} on:{lines}", flush=True)
-    if not args.dry_run:
+    if not dry_run:
         plan.write(folder, config)
     return config
 

@@ -10,12 +10,13 @@ same command again, also after a kill.
 import os
 import signal
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import torch
 from torch import multiprocessing
 
-from launch import arguments
+from launch import arguments, sweep
 from launch.keys import print_keys
 from pipeline import processes
 from pipeline.records.checkpoints import CheckpointError
@@ -35,17 +36,20 @@ def main() -> None:
         type=int,
         help="default: one per GPU, as far as the batches divide; without a GPU, one",
     )
+    sweep.add_arguments(parser)
     args = parser.parse_args()
     try:
         if args.keys is not None:
             print_keys(Config, args.keys)
             return
+        if args.sweep:
+            sys.exit(train_sweep(args))
         config, folder = arguments.read(args)
         gpus = torch.cuda.device_count()
         count = args.processes or max(1, arguments.usable_gpus(config, 1, gpus))
         for line in arguments.check(config, count, args.dry_run):
             print(f"# {line}", flush=True)
-        config = arguments.with_history(args, config, folder)
+        config = arguments.with_history(config, folder, args.branch, args.replan, args.dry_run)
         if args.dry_run:
             print(f"# {count} processes, run in {folder}\n{arguments.as_yaml(config)}", end="")
             return
@@ -55,6 +59,29 @@ def main() -> None:
     except ERRORS as error:
         arguments.exit_with_error(error)
     sys.exit(status)
+
+
+def train_sweep(args: Namespace) -> int:
+    """Trains all points of a sweep, one after another; returns the exit status."""
+    todo = sweep.read(args)
+    print(todo.tree(), flush=True)
+    gpus = torch.cuda.device_count()
+    trainings = [todo.shared] if todo.shared else []
+    status = 0
+    for point in [*trainings, *todo.points]:
+        count = args.processes or max(1, arguments.usable_gpus(point.config, 1, gpus))
+        for line in arguments.check(point.config, count, args.dry_run):
+            print(f"# {line}", flush=True)
+        if args.dry_run or point.finished:
+            continue
+        print(f"\n== {point.name}", flush=True)
+        branch = None if point is todo.shared else todo.branch
+        config = arguments.with_history(point.config, point.folder, branch, replan=True)
+        ended = train_in_children(config, point.folder, count)
+        if ended and (point is todo.shared or ended > 128):  # a signal stops the sweep
+            return ended
+        status = status or ended
+    return status
 
 
 def train_here(config: Config, folder: Path) -> int:

@@ -65,7 +65,7 @@ def start(args: Namespace) -> None:
     announcements = arguments.check(config, args.nodes * tasks, args.dry_run)
     job = None if args.dry_run else queued_job(folder)
     if job is None:  # the configuration of a job in the queue stays
-        config = arguments.with_history(args, config, folder)
+        config = arguments.with_history(config, folder, args.branch, args.replan, args.dry_run)
     executor = submitit.AutoExecutor(
         folder / "slurm", cluster="slurm", slurm_max_num_timeout=10_000
     )

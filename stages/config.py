@@ -134,6 +134,8 @@ class Config:
     """Of initial weights, data order and all random draws."""
     init: str | None = None
     """A run, checkpoint or converted model whose weights and averages the training begins with."""
+    sweep: str | None = None
+    """The sweep that the training belongs to (`--sweep`)."""
     dataset_digest: str | None = None
     """The dataset's; written by the training."""
     history: list[Change] = Field(default_factory=list)

@@ -42,6 +42,8 @@ def program() -> str:
 def lineage(config: Config) -> dict[str, str]:
     """Where a training's weights come from: the checkpoint of another run, or a model."""
     found = {"init": config.init} if config.init else {}
+    if config.sweep:
+        found["sweep.id"] = config.sweep
     if parent := config.origin:
         found |= {
             "origin.run": parent.run,
