@@ -56,6 +56,7 @@ def test_a_sweep_without_values_is_refused(config, text):
         sweep.read(parsed(config, "--sweep", text))
 
 
+@pytest.mark.long
 def test_a_sweep_trains_the_shared_part_once_and_resumes(config, dataset, tmp_path):
     command = [
         sys.executable, "launch/local.py", "--config", str(config),

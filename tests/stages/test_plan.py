@@ -14,6 +14,9 @@ from stages.config import Config
 from tests.stages.tiny import final_weights, run, said, tiny
 
 
+pytestmark = pytest.mark.long
+
+
 def short(dataset: Path, **changes) -> dict:
     """Two stages of 4 and 6 steps."""
     content = tiny(dataset, vae_images=16, **changes)
