@@ -13,7 +13,6 @@ from stages import plan
 from stages.config import Config
 from tests.stages.tiny import final_weights, run, said, tiny
 
-
 pytestmark = pytest.mark.long
 
 
