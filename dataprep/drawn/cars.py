@@ -63,7 +63,8 @@ def boxes(c: Car) -> list[Box]:
     base, top = c.wheel, c.wheel + 2 * c.height
     found = [Box((0, 0, base + c.height), (c.length, c.width, c.height), paint)]
     cabin = (c.cabin_length, 0.85 * c.width, c.cabin_height)
-    glass = tuple(0.55 * p + 0.25 for p in paint)
+    red, green, blue = (0.55 * p + 0.25 for p in paint)
+    glass = (red, green, blue)
     found.append(Box((-0.12 * c.length, 0, top + c.cabin_height), cabin, glass))
     for x in (-0.6, 0.6):
         for y in (-1, 1):

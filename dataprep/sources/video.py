@@ -9,6 +9,7 @@ An entry's place: [frame].
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from dataprep.images.encode import bmp
 from dataprep.manifest import DatasetError
@@ -72,7 +73,7 @@ class Archive:
         if not 0 < self.next <= number:
             self.frames, self.next = frames(self.path), 1
         while self.next <= number:
-            frame = next(self.frames, None)
+            frame: Any = next(self.frames, None)
             if frame is None:
                 self.next = 0
                 raise OSError("cut off with the video")
