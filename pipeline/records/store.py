@@ -1,4 +1,4 @@
-"""The MLflow store of a training: each method tells it one kind of entry, and may be repeated."""
+"""The MLflow store of a training: a method for each kind of entry, safe to repeat."""
 
 import json
 import logging
@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-# A server that does not answer holds up only the thread that tells it; see `records.outbox`.
+# A server that does not answer blocks only the thread that sends; see `records.outbox`.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
@@ -31,7 +31,7 @@ from PIL import Image
 
 from pipeline.records.files import whole
 
-# They print tracebacks and each try of what is announced in a line.
+# They print tracebacks and every try, of what is printed in one line here.
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 
@@ -46,18 +46,18 @@ class TrackingError(Exception):
     """A tracking server or store that cannot be used; the message names it and the way out."""
 
 
-class _Gone(Exception):  # noqa: N818 (told, not raised further)
-    """Something to tell of is not there any more."""
+class _Missing(Exception):  # noqa: N818 (printed, not raised further)
+    """The subject of an entry does not exist any more."""
 
 
 class Store:
     """The runs of one training in one store, found again by `mlflow.json` in its folder.
 
-    What cannot be told now raises TrackingError; what the store refuses for good is printed.
+    An entry that can be retried raises TrackingError; one that the store rejects is printed.
     """
 
-    def __init__(self, uri: str | None, folder: Path, experiment: str, say=print):
-        self.folder, self.experiment, self.say = folder, experiment, say
+    def __init__(self, uri: str | None, folder: Path, experiment: str, notify=print):
+        self.folder, self.experiment, self.notify = folder, experiment, notify
         self.uri, self.own = address(uri, folder), uri is None
         record = folder / RECORD
         known = json.loads(record.read_text()) if record.exists() else {}
@@ -74,8 +74,8 @@ class Store:
         """Whether no run of the training is known there."""
         return "parent" not in self.known
 
-    def tell(self, entries: list[dict]) -> None:
-        """Tells entries of one kind and run. TrackingError where it should be tried again."""
+    def send(self, entries: list[dict]) -> None:
+        """Sends entries of one kind and run. TrackingError where a retry may succeed."""
         entry = dict(entries[0])
         if entry["what"] == "metrics":
             entry["points"] = [point for e in entries for point in e["points"]]
@@ -86,19 +86,19 @@ class Store:
             except MlflowException as error:
                 if not (_is_deleted(error) and run in self.about):
                     raise
-                self.open(run, *self.about[run])  # it was deleted under the training
+                self.open(run, *self.about[run])  # deleted while the training ran
                 getattr(self, what)(**entry)
         except (MlflowException, OSError) as error:
-            if not _is_refusal(error):
+            if not _is_client_error(error):
                 raise TrackingError(reason(error)) from error
-            self.say(f"MLflow at {self.uri} refused {what}: {reason(error)}")
-        except (_Gone, ValueError) as error:
-            self.say(f"MLflow at {self.uri} was not told {what}: {error}")
+            self.notify(f"MLflow at {self.uri} refused {what}: {reason(error)}")
+        except (_Missing, ValueError) as error:
+            self.notify(f"MLflow at {self.uri} has not got {what}: {error}")
 
     # The kinds of entry. Times are in ms since 1970.
 
     def open(self, run: str, name: str, tags: dict[str, str], time: int | None = None) -> None:
-        """The training's run (PARENT) or a stage's: taken up again, or made."""
+        """Opens the training's run (PARENT) or a stage's: the known one, or a new one."""
         self.about[run] = name, tags
         if run != PARENT:
             tags = {"mlflow.parentRunId": self._id(PARENT), **tags}
@@ -109,7 +109,9 @@ class Store:
             found = known
         else:
             if known:
-                self.say(f"MLflow at {self.uri} has no run {known} any more: {name} gets a new one")
+                self.notify(
+                    f"MLflow at {self.uri} has no run {known} any more: {name} gets a new one"
+                )
             tags = {"mlflow.runName": name, **tags}
             made = self.client.create_run(self._experiment(), time, tags, name)
             found = made.info.run_id
@@ -149,11 +151,11 @@ class Store:
             for first in range(0, len(new), 1000):
                 self.client.log_batch(self._id(run), metrics=new[first : first + 1000])
         except Exception as error:
-            self.last = {k: v for k, v in self.last.items() if k[0] != run}  # asked for anew
-            if len(new) == 1 or not _is_refusal(error) or _is_deleted(error):
+            self.last = {k: v for k, v in self.last.items() if k[0] != run}  # queried again
+            if len(new) == 1 or not _is_client_error(error) or _is_deleted(error):
                 raise
             for point in points:  # one of them is refused, with a name that MLflow does not take
-                self.tell([{"what": "metrics", "run": run, "points": [point]}])
+                self.send([{"what": "metrics", "run": run, "points": [point]}])
 
     def picture(self, run: str, images: int, key: str, path: str, time: int) -> None:
         """A picture among the others of the same key, which the UI steps through."""
@@ -209,7 +211,7 @@ class Store:
 
     @cached_property
     def client(self) -> MlflowClient:
-        with _alone_at(self.uri):
+        with _store_lock(self.uri):
             client = MlflowClient(self.uri)
             client.get_experiment_by_name(self.experiment)  # makes the tables
         return client
@@ -217,7 +219,7 @@ class Store:
     def _id(self, run: str) -> str:
         known = self.known.get("parent") if run == PARENT else self.known["stages"].get(run)
         if (found := self.ids.get(run, known)) is None:
-            raise _Gone(f"it belongs to {run or 'a training'}, of which there is no run")
+            raise _Missing(f"it belongs to {run or 'a training'}, of which there is no run")
         return found
 
     def _is_there(self, id: str) -> bool:
@@ -228,12 +230,12 @@ class Store:
                 raise
             return False
         if self.own:
-            self._come_along(info.artifact_uri)
+            self._move_artifacts(info.artifact_uri)
         return info.lifecycle_stage == "active"
 
     def _experiment(self) -> str:
         """Its id; made where there is none, and marked as what it is."""
-        with _alone_at(self.uri):
+        with _store_lock(self.uri):
             found = self.client.get_experiment_by_name(self.experiment)
             if found is None:
                 where = (self.folder.parent / "mlflow-artifacts").as_uri() if self.own else None
@@ -254,10 +256,10 @@ class Store:
         try:
             self.client.set_tag(run, "mlflow.parentRunId", parent)
         except MlflowException as error:
-            if not _is_refusal(error):
+            if not _is_client_error(error):
                 raise
 
-    def _come_along(self, artifacts: str) -> None:
+    def _move_artifacts(self, artifacts: str) -> None:
         """MLflow keeps whole paths: where folder and store were moved, those of pictures, too."""
         name = "mlflow-artifacts"
         old, new = artifacts.partition(f"/{name}/")[0], self.folder.parent.as_uri()
@@ -265,7 +267,10 @@ class Store:
             return
         places = ("experiments", "artifact_location"), ("runs", "artifact_uri")
         places += (("logged_models", "artifact_location"),)
-        with _alone_at(self.uri), sqlite3.connect(self.uri.removeprefix("sqlite:///")) as database:
+        with (
+            _store_lock(self.uri),
+            sqlite3.connect(self.uri.removeprefix("sqlite:///")) as database,
+        ):
             for table, column in places:
                 database.execute(
                     f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
@@ -273,7 +278,7 @@ class Store:
                     (new, len(old) + 1, len(old) + 1, f"{old}/"),
                 )
         database.close()
-        self.say(f"MLflow's pictures were in {old}; {self.uri} looks for them in {new} now")
+        self.notify(f"MLflow's pictures were in {old}; {self.uri} looks for them in {new} now")
 
     def _last_step(self, run: str, name: str) -> int:
         if (run, name) not in self.last:
@@ -283,7 +288,7 @@ class Store:
                     history = self.client.get_metric_history(self._id(run), name)
                 except MlflowException as error:
                     del self.last[run, name]
-                    if not _is_refusal(error):
+                    if not _is_client_error(error):
                         raise
                     history = []
                 self.last[run, name] = max((point.step for point in history), default=-1)
@@ -301,7 +306,7 @@ class Store:
 
     def _file(self, path: str) -> Path:
         if not (self.folder / path).exists():
-            raise _Gone(f"{self.folder / path} is not there")
+            raise _Missing(f"{self.folder / path} is not there")
         return self.folder / path
 
     def _keep_record(self) -> None:
@@ -332,7 +337,7 @@ def dataset_input(data: dict, context: str) -> DatasetInput:
 
 
 def reason(error: BaseException) -> str:
-    """Why a store failed, in a line: of what its database says, the database's own words."""
+    """The reason of a store's failure in a line: the database's own message if there is one."""
     cause: BaseException | None = error
     while cause is not None:
         if (said := getattr(cause, "orig", None)) is not None:
@@ -341,14 +346,14 @@ def reason(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:300]
 
 
-def _alone_at(uri: str) -> AbstractContextManager:
-    """A lock beside an SQLite store: two processes cannot make its tables at once."""
+def _store_lock(uri: str) -> AbstractContextManager:
+    """A lock beside an SQLite store: two processes cannot create its tables at once."""
     path = uri.removeprefix("sqlite:///")
     return FileLock(f"{path}.lock") if path != uri else nullcontext()
 
 
-def _is_refusal(error: Exception) -> bool:
-    """Whether the server understood and said no: asking again would not help."""
+def _is_client_error(error: Exception) -> bool:
+    """Whether the server rejected the request: a retry would not help."""
     return isinstance(error, MlflowException) and 400 <= error.get_http_status_code() < 500
 
 

@@ -22,7 +22,7 @@ from pipeline.records.store import (
     reason,
 )
 
-LAST_WAIT = 20.0  # seconds at the end of a training for what is still untold
+LAST_WAIT = 20.0  # seconds at the end of a training for unsent entries
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -54,32 +54,32 @@ def where(uri: str, experiment: str) -> str:
 
 
 class Tracking:
-    """Tells MLflow of one training; only one process may have it.
+    """Logs one training to MLflow; for one process only.
 
     Only the start of a new training waits for the store: a mistyped address is an error. All else
-    is put in a queue that a thread works off, and costs the training no time. What MLflow has been
-    told before, as when a stretch is trained again after a kill, it is not told twice.
+    goes to a queue that a thread sends, and costs the training no time. What MLflow has already,
+    as when a stretch is trained again after a kill, is not sent twice.
     """
 
     def __init__(self, config: TrackingConfig, folder: Path, name: str, tags: dict[str, str]):
         self.folder, self.run = folder.resolve(), PARENT
-        teller = Store(config.uri, self.folder, config.experiment, _say)
-        self.uri = teller.uri
-        if teller.is_new:
+        mlflow_store = Store(config.uri, self.folder, config.experiment, _print)
+        self.uri = mlflow_store.uri
+        if mlflow_store.is_new:
             try:
-                teller.open(PARENT, name, tags)
+                mlflow_store.open(PARENT, name, tags)
             except (MlflowException, TrackingError, OSError, NotImplementedError) as error:
                 deleted = isinstance(error, TrackingError)
                 raise TrackingError(
                     f"the MLflow store {self.uri} cannot be used: {reason(error)}"
                     + ("" if deleted else "; start the server, or name another in tracking.uri")
                 ) from error
-        self.where = where(self.uri, teller.known.get("experiment_id", "1"))
-        self.outbox = Outbox(self.folder / NAME, teller.tell, f"MLflow at {self.uri}", _say)
+        self.where = where(self.uri, mlflow_store.known.get("experiment_id", "1"))
+        self.outbox = Outbox(self.folder / NAME, mlflow_store.send, f"MLflow at {self.uri}", _print)
         self._put("open", PARENT, name=name, tags=tags, time=_now())
 
     def stage(self, resolution: int, name: str, parameters: dict, data: dict) -> None:
-        """What follows belongs to the run of the stage at `resolution`; the one before is over.
+        """Begins the run of the stage at `resolution`, and ends that of the stage before.
 
         `data` is what it reads: {name, digest, source, profile}.
         """
@@ -132,7 +132,7 @@ class Tracking:
         self._end(self.run, status)
         if whole_training:
             self._end(PARENT, status)
-        untold(self.outbox, self.folder, LAST_WAIT)
+        flush(self.outbox, self.folder, LAST_WAIT)
 
     def _end(self, run: str, status: str) -> None:
         self._put("end", run, status=status, time=_now())
@@ -141,16 +141,16 @@ class Tracking:
         self.outbox.put({"what": what, "run": run, **more})
 
     def _inside(self, path: Path) -> str:
-        """A path within the training's folder, which may be moved before it is told."""
+        """A path relative to the training's folder, which may be moved before it is sent."""
         return str(path.resolve().relative_to(self.folder))
 
 
-def untold(outbox: Outbox, folder: Path, seconds: float) -> int:
-    """Waits so long for the thread, and ends it; says what is left, and how to tell it later."""
+def flush(outbox: Outbox, folder: Path, seconds: float) -> int:
+    """Waits for the thread, ends it, and prints how to send what is unsent, if anything is."""
     if left := outbox.drain(seconds):
-        _say(
+        _print(
             f"{outbox.name} lacks {left} entries ({outbox.problem}); they are in "
-            f"{outbox.path}. To tell them later:  python -m pipeline.tell {folder}"
+            f"{outbox.path}. To send them later:  python -m pipeline.flush {folder}"
         )
     outbox.close()
     return left
@@ -168,7 +168,7 @@ def record(uri: str | None, checkpoint: Path, about: dict, data: dict) -> str:
     own = address(training["uri"], folder) if training else None
     store_uri = uri or own
     if store_uri is None:
-        raise TrackingError(f"{checkpoint} is of no training that MLflow knows: name a store's URI")
+        raise TrackingError(f"{checkpoint} belongs to no training in MLflow: name a store's URI")
     client, side = MlflowClient(store_uri), about["resolution"]
     tags = {k: str(v) for k, v in about.items() if k != "values"}
     tags |= {"mlflow.source.name": "pipeline/evaluate.py", "mlflow.source.type": "LOCAL"}
@@ -199,5 +199,5 @@ def _now() -> int:
     return int(time.time() * 1000)
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     print(line, flush=True)

@@ -19,9 +19,9 @@ def server(root: Path, port: int, *more: str, store: str | None = None, **env: s
     # Without jobs it starts twice as fast.
     env = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | env
     log = root / "server.log"
-    with log.open("ab") as said:
+    with log.open("ab") as output:
         process = subprocess.Popen(
-            command, stdout=said, stderr=said, start_new_session=True, env=env
+            command, stdout=output, stderr=output, start_new_session=True, env=env
         )
     try:
         deadline = time.monotonic() + 120

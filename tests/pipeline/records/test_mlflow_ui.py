@@ -12,7 +12,7 @@ from pipeline.records.tracking import Tracking, TrackingConfig
 from tests.pipeline.records.servers import server
 
 pytestmark = [pytest.mark.browser, pytest.mark.long]
-PATIENCE = 120  # seconds for anything the page does, on a machine that has other things to do
+WAIT_SECONDS = 120  # seconds for anything the page does, on a machine that has other things to do
 DATA = {"name": "faces train", "digest": "0123456789", "source": "/data", "profile": {}}
 
 
@@ -42,7 +42,7 @@ def test_runs_are_found_unfolded_and_compared_from_the_printed_address(address, 
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import WebDriverWait
 
-    wait = WebDriverWait(browser, PATIENCE, ignored_exceptions=(Exception,))
+    wait = WebDriverWait(browser, WAIT_SECONDS, ignored_exceptions=(Exception,))
 
     def row(name: str):
         return browser.find_element(
@@ -74,8 +74,8 @@ def test_runs_are_found_unfolded_and_compared_from_the_printed_address(address, 
 
     wait.until(lambda _: "21.25" in text() and "19.75" in text())  # fid/r004 of both
     wait.until(lambda _: "objective.beta_neg" in text())
-    said = text()
-    assert "25.25" in said and "23.75" in said
-    assert re.search(r"objective\.beta_neg\s+(64\s+8|8\s+64)\b", said)
-    assert said.index("fid/r004") < said.index("fid/r008")
+    output = text()
+    assert "25.25" in output and "23.75" in output
+    assert re.search(r"objective\.beta_neg\s+(64\s+8|8\s+64)\b", output)
+    assert output.index("fid/r004") < output.index("fid/r008")
     keep("compare")

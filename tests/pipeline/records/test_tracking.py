@@ -42,8 +42,8 @@ def start(folder: Path, config: TrackingConfig = OWN, git: str = "abc") -> Track
     return made
 
 
-def told(tracking: Tracking) -> bool:
-    return not tracking.outbox.waiting
+def is_sent(tracking: Tracking) -> bool:
+    return not tracking.outbox.pending
 
 
 def steps(client: MlflowClient, run: str, key: str) -> list[int]:
@@ -55,14 +55,14 @@ def known(folder: Path) -> dict:
 
 
 def test_a_server_that_goes_away_is_told_later_and_nothing_twice(folder, monkeypatch, capsys):
-    monkeypatch.setattr(outbox, "PATIENCE", 0.1)
+    monkeypatch.setattr(outbox, "RETRY_SECONDS", 0.1)
     root, port = folder.parent, free_port()
     config = TrackingConfig(uri=f"http://127.0.0.1:{port}")
     with server(root, port):
         first = start(folder, config)
         first.metrics(100, {"loss_E": 1.0})
         first.picture(100, "samples", folder / "samples.png")
-        wait_for(lambda: told(first))
+        wait_for(lambda: is_sent(first))
     first.metrics(200, {"loss_E": 2.0})
     first.metrics(300, {"loss_E": 3.0})
     wait_for(lambda: first.outbox.failures)
@@ -76,11 +76,11 @@ def test_a_server_that_goes_away_is_told_later_and_nothing_twice(folder, monkeyp
     again.metrics(600, {"loss_E": 6.0})
     wait_for(lambda: again.outbox.failures)
     with server(root, port) as uri:
-        wait_for(lambda: told(again))
+        wait_for(lambda: is_sent(again))
         again.end("FINISHED", whole_training=True)
-        said = capsys.readouterr().out
-        assert said.count("cannot be told") == 2 and "answers again" in said
-        assert "refused metrics" in said and "a b/c?" in said
+        output = capsys.readouterr().out
+        assert output.count("cannot be reached") == 2 and "answers again" in output
+        assert "refused metrics" in output and "a b/c?" in output
         client, runs = MlflowClient(uri), known(folder)
         assert steps(client, runs["stages"]["4"], "loss_E") == [100, 200, 300, 400]
         assert steps(client, runs["stages"]["8"], "loss_E") == [500, 600]
@@ -112,17 +112,17 @@ def test_a_server_that_never_answers_costs_no_time_and_is_told_by_a_command(
             time.sleep(0.01)
         assert slowest < 0.5  # 48 s where the training waited; now it is a line in a file
         again.end("FINISHED", whole_training=True)
-    said = capsys.readouterr().out
-    assert "lacks 26 entries (no answer within 1 s)" in said
-    command = [sys.executable, "-m", *said.split("python -m ")[1].split()]
+    output = capsys.readouterr().out
+    assert "lacks 26 entries (no answer within 1 s)" in output
+    command = [sys.executable, "-m", *output.split("python -m ")[1].split()]
     with server(folder.parent, port) as uri:
         late = subprocess.run(command, capture_output=True, text=True, check=True)
-        assert "was told 26 entries" in late.stdout
+        assert "got 26 entries" in late.stdout
         client, runs = MlflowClient(uri), known(folder)
         assert steps(client, runs["stages"]["4"], "loss_E") == list(range(100, 2100, 100))
         assert client.get_run(runs["parent"]).info.status == "FINISHED"
         late = subprocess.run(command, capture_output=True, text=True, check=True)
-        assert "lacks nothing" in late.stdout
+        assert "has all entries" in late.stdout
 
 
 def test_a_server_that_is_not_there_at_the_start_is_an_error_that_names_it(tmp_path):
@@ -139,7 +139,7 @@ def test_deleted_runs_get_new_ones_and_a_deleted_experiment_is_said(folder, caps
     client.delete_run(before["parent"])
     again = start(folder)
     again.metrics(200, {"loss_E": 2.0})
-    wait_for(lambda: told(again))
+    wait_for(lambda: is_sent(again))
     between = known(folder)
     assert between["parent"] != before["parent"] and between["stages"] == before["stages"]
     stage = client.get_run(before["stages"]["4"])
@@ -161,12 +161,12 @@ def test_deleted_runs_get_new_ones_and_a_deleted_experiment_is_said(folder, caps
     other.mkdir()
     with pytest.raises(TrackingError, match=r"was deleted: restore it by .*--experiment-id 1"):
         Tracking(OWN, other, "other", {})
-    third = start(folder)  # a training goes on, and keeps what it has to tell
+    third = start(folder)  # a training goes on, and keeps what it has to send
     wait_for(lambda: third.outbox.failures)
     assert "was deleted: restore it" in capsys.readouterr().out
     client.restore_experiment(experiment)
     third.end("FINISHED", whole_training=True)
-    assert told(third)
+    assert is_sent(third)
 
 
 def test_a_folder_that_was_moved_goes_on_in_the_same_runs_there(folder):
@@ -178,8 +178,8 @@ def test_a_folder_that_was_moved_goes_on_in_the_same_runs_there(folder):
     there.mkdir()
     for name in ("run", "mlflow.db", "mlflow-artifacts"):
         shutil.move(root / name, there / name)
-    (said,) = run_together(1, go_on, str(there / "run"))
-    assert "looks for them in" in said
+    (output,) = run_together(1, go_on, str(there / "run"))
+    assert "looks for them in" in output
     assert known(there / "run")["parent"] == before["parent"]
     assert not (root / "mlflow.db").exists() and not (root / "mlflow-artifacts").exists()
     client = MlflowClient(f"sqlite:///{there / 'mlflow.db'}")
@@ -192,11 +192,11 @@ def test_a_folder_that_was_moved_goes_on_in_the_same_runs_there(folder):
 
 def go_on(folder: str) -> str:
     """A training that is resumed, in a process of its own (MLflow remembers paths); its lines."""
-    with contextlib.redirect_stdout(io.StringIO()) as said:
+    with contextlib.redirect_stdout(io.StringIO()) as output:
         again = start(Path(folder))
         again.picture(200, "samples", Path(folder) / "samples.png")
         again.end("FINISHED", whole_training=True)
-    return said.getvalue()
+    return output.getvalue()
 
 
 def test_what_mlflow_holds_of_a_run(folder):
@@ -230,23 +230,23 @@ def test_what_mlflow_holds_of_a_run(folder):
 
 def test_a_full_disk_is_named(folder, capsys):
     first = start(folder)
-    wait_for(lambda: told(first))
+    wait_for(lambda: is_sent(first))
     size = (folder.parent / "mlflow.db").stat().st_size // 4096
     with first.outbox.changed:
         limit_pages(first, size)
         first.metrics(100, {f"value{i}": 1.0 for i in range(900)})
     wait_for(lambda: first.outbox.failures)
-    assert "cannot be told (database or disk is full)" in capsys.readouterr().out
+    assert "cannot be reached (database or disk is full)" in capsys.readouterr().out
     limit_pages(first, 2**30)
     first.end("FINISHED", whole_training=True)
-    assert told(first) and "answers again" in capsys.readouterr().out
+    assert is_sent(first) and "answers again" in capsys.readouterr().out
 
 
 def limit_pages(tracking: Tracking, pages: int) -> None:
     """A full disk, to SQLite: no database of more than so many pages on MLflow's connections."""
     from sqlalchemy import event
 
-    store = tracking.outbox.tell.__self__.client._tracking_client.store
+    store = tracking.outbox.send.__self__.client._tracking_client.store
     engine = store.engine
 
     def limit(connection, *_):

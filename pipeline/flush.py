@@ -1,6 +1,6 @@
-"""Tells MLflow what it could not be told when a training ended, from the queue in its folder:
+"""Sends to MLflow the entries that were unsent when a training ended:
 
-python -m pipeline.tell runs/ffhq256
+python -m pipeline.flush runs/ffhq256
 """
 
 import argparse
@@ -10,12 +10,12 @@ from pathlib import Path
 
 from pipeline.records.outbox import NAME, Outbox, read
 from pipeline.records.store import RECORD, Store
-from pipeline.records.tracking import untold
+from pipeline.records.tracking import flush
 
 
 def main(arguments: list[str] | None = None) -> None:
     p = argparse.ArgumentParser(
-        prog="python -m pipeline.tell",
+        prog="python -m pipeline.flush",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -27,15 +27,17 @@ def main(arguments: list[str] | None = None) -> None:
         known = json.loads((folder / RECORD).read_text())
         entries = read(folder / NAME)
     except (OSError, ValueError) as error:
-        sys.exit(f"{p.prog}: {given.run} is no folder of a training that MLflow knows: {error}")
+        sys.exit(
+            f"{p.prog}: {given.run} is not the folder of a training that logs to MLflow: {error}"
+        )
     store = Store(known["uri"], folder, known["experiment"])
     if not entries:
-        print(f"MLflow at {store.uri} lacks nothing that {given.run} has for it")
+        print(f"MLflow at {store.uri} has all entries of {given.run}")
         return
-    outbox = Outbox(folder / NAME, store.tell, f"MLflow at {store.uri}", print)
-    if untold(outbox, folder, given.wait):
+    outbox = Outbox(folder / NAME, store.send, f"MLflow at {store.uri}", print)
+    if flush(outbox, folder, given.wait):
         sys.exit(1)
-    print(f"MLflow at {store.uri} was told {len(entries)} entries")
+    print(f"MLflow at {store.uri} got {len(entries)} entries")
 
 
 if __name__ == "__main__":
