@@ -264,7 +264,8 @@ class Page:
             if self.faces_differ:
                 self.faces_differ = False
                 steps = torch.linspace(0, 1, STRIP).to(w)[:, None]
-                way = torch.lerp(*self.faces, steps)[:, None].expand(-1, w.shape[1], -1)
+                first, second = self.faces
+                way = torch.lerp(first, second, steps)[:, None].expand(-1, w.shape[1], -1)
                 w = torch.cat([w, way])
             images = await run.io_bound(self.model.synthesize, w, self.noise)
             pictures = [picture(image[None]) for image in images]

@@ -64,7 +64,7 @@ def images_of_test(path: Path, resolution: int) -> tuple[Seen, list[str]]:
     manifest = Manifest.load(path)
     if not manifest.classes:
         raise DatasetError(f"{path} has no classes: prepare it with --labels folder")
-    lines = (manifest.folder / "index" / "test.jsonl").read_text("utf-8").splitlines()
+    lines = (Path(manifest.folder) / "index" / "test.jsonl").read_text("utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
     shown = [row["name"].rpartition("/")[2] for row in rows]
     names = sorted(set(shown))
