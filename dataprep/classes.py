@@ -27,7 +27,7 @@ def labels(
         folder_of = partial(class_folder, as_delivered=settings.split == "folder")
         found = sorted({folder_of(row[0]) for row in read_rows(sorted_rows)})
         if len(found) < 2:
-            raise DatasetError("--labels folder: all images lie in one folder; use --labels none")
+            raise DatasetError("--labels folder: all images are in one folder; use --labels none")
         number = {folder: i for i, folder in enumerate(found)}
         return found, lambda name, stored: number[folder_of(name)]
     values = {row[3] for row in read_rows(sorted_rows)} - {None}

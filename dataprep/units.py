@@ -155,7 +155,7 @@ class Writers:
 def check_unit(images: Images, folder: Path, unit: Unit) -> list | None:
     """The rejects of a finished unit; None if it must be made (again).
 
-    That is also so if a rejected image can be used by now, because somebody has repaired it.
+    That includes a unit with a rejected image that was repaired meanwhile.
     """
     record = read_json(record_path(folder, unit))
     if record is None:

@@ -1,4 +1,4 @@
-"""Tasks in worker processes that may die: when one does, the pool is made anew."""
+"""Tasks in worker processes that may die: a pool that breaks is replaced."""
 
 import contextlib
 import ctypes
@@ -16,7 +16,7 @@ from dataprep.manifest import DatasetError
 Task = TypeVar("Task")
 ATTEMPTS = 3  # of a task whose worker dies
 
-# Fork: this process has no threads, and other start methods import everything anew (0.5 s each).
+# Fork: this process has no threads, and other start methods import everything again (0.5 s each).
 fork = multiprocessing.get_context("fork")
 current = fork.RawArray(ctypes.c_char, 1024)  # shared with the workers: see `note`
 
@@ -27,7 +27,7 @@ def default_workers() -> int:
 
 
 def note(item: str) -> None:
-    """Say in a worker what it is about to work on, for the error message if it dies of that."""
+    """Called in a worker: record what it works on, for the error message if it dies."""
     current.value = item.encode("utf-8", "replace")[: len(current) - 1]
 
 
@@ -50,7 +50,7 @@ def run(
         try:
             with worker_pool(call, size) as pool:
                 while todo or running:
-                    with interrupted_afterwards():
+                    with delayed_interrupt():
                         while todo and len(running) < size:
                             running[pool.submit(work, todo[0])] = todo[0]
                             todo.popleft()
@@ -72,7 +72,7 @@ def run(
 
 @contextlib.contextmanager
 def worker_pool(call: Callable, size: int) -> Iterator[ProcessPoolExecutor]:
-    """A pool whose workers are killed at the end, even while they work."""
+    """A process pool whose workers are killed at the end, even if they are busy."""
     others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(size, fork, start_worker, (call, os.getpid()))
     try:
@@ -84,8 +84,8 @@ def worker_pool(call: Callable, size: int) -> Iterator[ProcessPoolExecutor]:
 
 
 @contextlib.contextmanager
-def interrupted_afterwards() -> Iterator[None]:
-    """Have a Ctrl-C wait for the end: the hooks that run at a fork, as logging's, swallow it."""
+def delayed_interrupt() -> Iterator[None]:
+    """Delay Ctrl-C until the end: hooks that run at a fork, such as logging's, would swallow it."""
     pressed = []
     before = signal.signal(signal.SIGINT, lambda *caught: pressed.append(caught))
     try:
@@ -101,10 +101,8 @@ def work(task: Any) -> Any:
 
 
 def start_worker(call: Callable, parent: int) -> None:
-    """Leave Ctrl-C to the parent, and have Linux kill the worker when the parent ends.
-
-    (The worker holds the lock of the run, too.)
-    """
+    """Ignore Ctrl-C, which the parent handles, and have Linux kill the worker when the parent ends:
+    it holds the lock of the run."""
     work.call = call  # type: ignore[attr-defined]  # inherited, not pickled, and kept between tasks
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     prctl = getattr(ctypes.CDLL(None), "prctl", None)

@@ -62,7 +62,7 @@ def explain(path: Path) -> str | None:
         if lower.startswith(first):
             return text
     if zipfile.is_zipfile(path):  # by its end
-        return "is a zip behind something else, a program perhaps: unpack it with unzip first"
+        return "is a zip after other data, perhaps a program: unpack it with unzip first"
     return None
 
 

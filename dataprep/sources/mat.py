@@ -1,7 +1,7 @@
 """Cars3D: a MATLAB file for each car, `im` (H, W, 3, azimuths, elevations) uint8.
 
 That of Reed et al. (nips2015-analogy-data.tar.gz, data/cars/*.mat): 183 cars of 24 azimuths and 4
-elevations, 128x128. Whichever car a file shows is told by its name alone: `--labels folder`.
+elevations, 128x128. A car is identified by the name of its file: use `--labels folder`.
 
 An entry's place: [azimuth, elevation].
 """

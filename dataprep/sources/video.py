@@ -1,7 +1,7 @@
 """Videos as AVI files, each frame an image: KTH's, person01_handwaving_d4_uncomp.avi.
 
-Where KTH's list 00sequences.txt lies beside a video, or in the folder above, and names it, only
-frames in the ranges that it lists are images. Frames count from 1, as there.
+If KTH's list 00sequences.txt is beside a video, or in the folder above, and names it, only frames
+in the listed ranges are images. Frames count from 1, as there.
 
 An entry's place: [frame].
 """

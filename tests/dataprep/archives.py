@@ -1,4 +1,4 @@
-"""Sources for the tests, each made in another way than the code under test reads it."""
+"""Makes sources for the tests, without the code under test."""
 
 import json
 import struct

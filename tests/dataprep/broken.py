@@ -1,4 +1,4 @@
-"""Images that cannot be used, or look as if they could not, each with the kind of its reject."""
+"""Images that cannot be used, each with the kind of its reject, and unusual ones that can."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""Pictures for the tests, and independent ways to read what was prepared from them."""
+"""Images for the tests, and independent readers of prepared datasets."""
 
 import io
 import struct

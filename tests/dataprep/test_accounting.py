@@ -1,4 +1,4 @@
-"""Every file of a source is used, refused with a reason, or skipped by a rule that is told."""
+"""Every file of a source is used, rejected with a reason, or skipped by a rule."""
 
 import json
 import zipfile
@@ -86,7 +86,7 @@ def test_a_folder_of_mixed_files_is_accounted_for_to_the_last(tmp_path, capsys, 
     assert facts["skipped"][".gif"]["first"] == min(gifs)
 
 
-def test_nothing_but_what_is_passed_over(tmp_path, capsys):
+def test_a_source_of_skipped_files_alone(tmp_path, capsys):
     source = tmp_path / "source"
     source.mkdir()
     for name in ("b.HEIC", "a.HEIC", "c.gif"):
@@ -136,7 +136,7 @@ def test_a_prepared_dataset_is_no_source(tmp_path):
         found(out)
 
 
-def test_endings_may_be_anything(tmp_path, capsys):
+def test_the_number_of_rules_is_limited(tmp_path, capsys):
     source = make_folder(tmp_path / "source", 4, side=8)
     for i in range(150):
         (source / f"log.{i:x}z").write_bytes(b"")
@@ -148,7 +148,7 @@ def test_endings_may_be_anything(tmp_path, capsys):
     assert ", and by 89 more rules" in capsys.readouterr().out
 
 
-def test_where_the_images_lie_is_told(tmp_path, capsys):
+def test_where_the_images_lie_is_reported(tmp_path, capsys):
     source = make_folder(tmp_path / "set", 6, side=8, names="images/{}.png")
     make_folder(source, 5, side=8, names="masks/{}.png", seed=20)
     make_folder(source, 1, side=8, names="{}.png", seed=40)
@@ -162,7 +162,7 @@ def test_where_the_images_lie_is_told(tmp_path, capsys):
     assert "--label-column applies to tables and tars" in capsys.readouterr().err
 
 
-def test_lost_and_found_is_not_looked_into(tmp_path):
+def test_lost_and_found_is_skipped(tmp_path):
     make_folder(tmp_path, 1, side=4, names="{}.png")
     make_folder(tmp_path / "lost+found", 1, side=4, names="{}.png")
     assert list(found(tmp_path)) == ["0.png"] and passed(tmp_path) == {"lost+found": "lost+found"}

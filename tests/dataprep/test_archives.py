@@ -14,7 +14,7 @@ from tests.dataprep.test_accounting import HOW
 from tests.dataprep.test_sources import IMAGES, found, passed
 
 
-def test_an_archive_without_files_is_told(tmp_path, capsys):
+def test_an_archive_without_files_is_reported(tmp_path, capsys):
     (tmp_path / "empty.zip").write_bytes(zipped())
     make_tar(tmp_path / "a.tar", [(f"{i}.png", IMAGES[i]) for i in range(8)])
     how = [str(tmp_path), "--out", str(tmp_path / "out"), *HOW, "--test-fraction", "0.5"]
@@ -22,7 +22,7 @@ def test_an_archive_without_files_is_told(tmp_path, capsys):
     assert f"note: {tmp_path / 'empty.zip'} holds no files" in capsys.readouterr().out
 
 
-def test_archives_that_are_missing_by_their_names_are_told(tmp_path, capsys):
+def test_archives_that_are_missing_by_their_names_are_reported(tmp_path, capsys):
     (tmp_path / "data").mkdir()
     for i in (0, 2):
         path = tmp_path / "data" / f"train-{i:05d}-of-00003.parquet"
@@ -59,13 +59,13 @@ NO_ARCHIVE = {
     "a.tar.xz": (b"\xfd7zXZ\0\0", r"is compressed as a whole \(xz\): unpack it with unxz"),
     "gz-within.tar": (gzip.compress(bytes(512)), r"is compressed as a whole \(gzip\)"),
     "a.zip": (b"7z\xbc\xaf\x27\x1c", "is a 7z archive"),
-    "installer.zip": (b"#!/bin/sh\n" + zipped("a.png", IMAGES[0]), "is a zip behind something"),
+    "installer.zip": (b"#!/bin/sh\n" + zipped("a.png", IMAGES[0]), "is a zip after other data"),
     "a.tfrecords-00000-of-00002": (b"some text", "is damaged, or not an archive: download"),
 }
 
 
 @pytest.mark.parametrize("name", NO_ARCHIVE)
-def test_what_is_named_as_an_archive_and_is_none_is_told(tmp_path, name):
+def test_files_named_as_archives_that_are_none(tmp_path, name):
     content, reason = NO_ARCHIVE[name]
     folder = tmp_path / "shards"
     folder.mkdir()
@@ -96,7 +96,7 @@ def test_a_tar_and_the_table_beside_it(tmp_path):
     }
 
 
-def test_images_beside_archives_are_asked_for(tmp_path):
+def test_images_and_archives_are_ambiguous(tmp_path):
     make_folder(tmp_path / "assets", 2, side=4)
     (tmp_path / "data").mkdir()
     make_parquet(tmp_path / "data/a.parquet", IMAGES[:2])

@@ -44,7 +44,7 @@ def test_no_sample_crosses_a_page_or_another(size):
     assert page & (page - 1) == 0 and page < 2**32
 
 
-def test_how_it_is_cut_into_parts_does_not_matter(tmp_path):
+def test_the_division_into_parts_does_not_matter(tmp_path):
     random = np.random.default_rng(0)
     images = [random.bytes(size) for size in random.integers(1, 60_000, 120)]
     facts = set()

@@ -50,7 +50,7 @@ def test_a_file_that_is_cut_off_is_named(tmp_path):
         read(tmp_path)
 
 
-def test_a_file_of_that_name_without_class_names_is_none_of_them(tmp_path):
+def test_a_file_of_that_name_without_class_names_is_not_cifar(tmp_path):
     (tmp_path / "train.bin").write_bytes(bytes(3073))
     with pytest.raises(DatasetError, match=r"train\.bin"):
         read(tmp_path)

@@ -61,7 +61,7 @@ def test_more_bits_are_refused_rather_than_guessed(dtype):
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
-def test_damage_is_told(format):
+def test_damage_is_reported(format):
     whole = encoded(picture(7, 64, 64), format)
     with pytest.raises(BadImageError, match="damaged"):
         decode(whole[: len(whole) // 2])
@@ -127,7 +127,7 @@ def with_chunks(png: bytes, *chunks: bytes, before: bytes) -> bytes:
 
 @pytest.mark.parametrize("before", [b"IDAT", b"IEND"])
 @pytest.mark.parametrize("alpha", [False, True])
-def test_texts_and_profiles_of_any_size_are_left_unread(before, alpha):
+def test_texts_and_profiles_of_any_size_are_skipped(before, alpha):
     pixels = picture(8, 16, 16)
     if alpha:  # which Pillow reads, and not libspng
         pixels = np.dstack([pixels, np.full((16, 16), 255, np.uint8)])
@@ -139,7 +139,7 @@ def test_texts_and_profiles_of_any_size_are_left_unread(before, alpha):
         np.testing.assert_array_equal(decode(data), pixels[:, :, :3])
 
 
-def test_what_turns_a_png_is_heeded_beside_a_large_text():
+def test_orientation_of_a_png_with_a_large_text():
     exif = Image.Exif()
     exif[0x0112] = 6
     pixels = picture(9, 16, 24)
@@ -151,7 +151,7 @@ def test_what_turns_a_png_is_heeded_beside_a_large_text():
         decode(damaged)
 
 
-def test_a_git_lfs_pointer_is_called_that():
+def test_a_git_lfs_pointer_is_named():
     with pytest.raises(BadImageError, match="git lfs pull") as caught:
         decode(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n")
     assert caught.value.kind == "Git LFS pointer"

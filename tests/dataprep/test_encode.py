@@ -24,7 +24,7 @@ def test_lossless(how, side):
         np.testing.assert_array_equal(read(how(pixels)), pixels)
 
 
-def test_a_png_is_what_others_call_one(tmp_path):
+def test_other_programs_read_the_png(tmp_path):
     cv2 = pytest.importorskip("cv2")
     pixels = picture(1, 32, 32)
     decoded = cv2.imdecode(np.frombuffer(encode.png(pixels), np.uint8), cv2.IMREAD_UNCHANGED)

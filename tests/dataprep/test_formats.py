@@ -1,4 +1,4 @@
-"""The choices of what is written, and labels from where they are stored."""
+"""Formats of files and images, shard sizes, and stored labels."""
 
 import io
 import json
@@ -125,7 +125,7 @@ def test_the_settings_are_in_the_manifest(tmp_path, source):
     assert settings["tar_images"] == "webp" and settings["shard_samples"] == 8
 
 
-def test_pictures_that_are_not_square_are_counted_and_cut_as_asked(tmp_path, capsys):
+def test_images_that_are_not_square_are_counted_and_cropped(tmp_path, capsys):
     source = make_folder(tmp_path / "faces", 12, side=16)
     for i in range(3):
         (source / f"wide-{i}.png").write_bytes(encoded(picture(50 + i, 32, 16)))

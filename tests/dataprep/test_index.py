@@ -82,7 +82,7 @@ def test_an_address(tars, tmp_path):
         ({"png": encoded(picture(1, 16, 16)), "cls": 1}, "for some samples only"),
     ],
 )
-def test_what_cannot_be_read_as_it_is_must_be_prepared(tmp_path, sample, message, capsys):
+def test_tars_that_training_cannot_read_must_be_prepared(tmp_path, sample, message, capsys):
     plain = [{"png": encoded(picture(i, 16, 16))} for i in range(9)]
     tars = write(tmp_path / "theirs", [*plain, sample], per_tar=9)
     assert shard.main(["--index", str(tars), "--out", str(tmp_path / "out")]) == 1

@@ -35,7 +35,7 @@ def dataset(tmp_path) -> Path:
     return tmp_path
 
 
-def test_what_it_tells(dataset):
+def test_properties(dataset):
     made = Manifest.load(dataset)
     assert made.resolutions == (4, 8) and made.classes == ("cat",)
     assert made.count("train") == 5 and made.count("test") == 1
@@ -60,7 +60,7 @@ def test_the_digest_is_the_data_and_no_more(dataset):
     assert Manifest.load(dataset).digest != before
 
 
-def test_what_is_not_there_is_told(dataset):
+def test_missing_resolutions_splits_and_formats_are_reported(dataset):
     made = Manifest.load(dataset)
     with pytest.raises(DatasetError, match=r"at resolution 16, only 4, 8.*max-resolution"):
         made.tars(16, "train")

@@ -1,4 +1,4 @@
-"""Names of images as lists and archives spell them."""
+"""Spellings of file names in lists and archives."""
 
 import os
 import zipfile

@@ -69,7 +69,7 @@ def test_names_that_leave_a_zip_and_names_that_come_twice(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.zip", "out"]
 
 
-def test_too_many_rejects_end_the_run_and_a_higher_limit_goes_on(tmp_path, capsys):
+def test_too_many_rejects_end_the_run_and_a_higher_limit_resumes_it(tmp_path, capsys):
     source = make_folder(tmp_path / "faces", 20)
     bad = unusable(source, source / "face-004.png")
     out = tmp_path / "out"
@@ -107,7 +107,7 @@ def test_a_duplicate_is_the_later_name_and_never_in_both_splits(tmp_path):
     assert verify(out, 1) == []
 
 
-def test_a_split_whose_images_are_all_rejected_is_told(tmp_path, capsys):
+def test_a_split_whose_images_are_all_rejected_is_reported(tmp_path, capsys):
     source = make_folder(tmp_path / "faces", 3, names="0000{}.png")
     (source / "60000.png").write_bytes(b"no image")
     common = [str(source), "--out", str(tmp_path / "out"), *HOW, "--reject-limit", "0.5"]

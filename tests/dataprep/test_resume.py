@@ -1,4 +1,4 @@
-"""Runs that are stopped, in every way, and go on as if nothing had been."""
+"""Interrupted runs resume, and the result has the same bytes."""
 
 import fcntl
 import json
@@ -81,7 +81,7 @@ def test_kills_at_random_moments(tmp_path, undisturbed):
     assert all_bytes(out) == expected
 
 
-def test_what_is_done_is_not_done_again_unless_it_is_damaged(tmp_path, undisturbed):
+def test_finished_units_are_kept_unless_damaged(tmp_path, undisturbed):
     source, expected = undisturbed
     out = tmp_path / "out"
     common = [str(source), "--out", str(out), *HOW, "--reject-limit", "0.1"]
@@ -100,7 +100,7 @@ def test_what_is_done_is_not_done_again_unless_it_is_damaged(tmp_path, undisturb
     assert all_bytes(out) == expected
 
 
-def test_what_a_power_cut_emptied_is_named_or_made_again(tmp_path, undisturbed, capsys):
+def test_files_that_a_power_cut_emptied(tmp_path, undisturbed, capsys):
     source, expected = undisturbed
     out = tmp_path / "out"
     common = [str(source), "--out", str(out), *HOW, "--reject-limit", "0.1"]
@@ -130,7 +130,7 @@ def test_killed_while_it_is_published(tmp_path, undisturbed):
     assert all_bytes(out) == expected
 
 
-def test_an_image_that_could_not_be_read_is_tried_again(tmp_path):
+def test_an_unreadable_image_is_retried(tmp_path):
     source = make_folder(tmp_path / "faces", 30, side=16)
     away, last = tmp_path / "away.png", source / "face-020.png"
     last.rename(away)
@@ -220,7 +220,7 @@ def sleep(task: int) -> None:
     time.sleep(60)
 
 
-def test_workers_that_have_nothing_to_tell_end_with_it_too():
+def test_busy_workers_end_with_the_run():
     run = multiprocessing.get_context("fork").Process(target=lambda: list(pool.run(sleep, [1], 1)))
     run.start()
     while not (workers := workers_of(run.pid)):
@@ -241,7 +241,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-def test_an_interrupted_run_says_that_it_goes_on(tmp_path, slow):
+def test_an_interrupted_run_says_how_to_resume(tmp_path, slow):
     run = start(slow, tmp_path / "out", "--workers", "2")
     while len(workers := workers_of(run.pid)) < 2 and run.poll() is None:
         time.sleep(0.002)

@@ -55,7 +55,7 @@ def test_several_labels_of_a_sample_go_by_the_name_of_the_image(tmp_path):
         labels(path, **how)
 
 
-def test_an_image_and_its_mask_are_asked_for(tmp_path):
+def test_an_image_and_its_mask_are_ambiguous(tmp_path):
     members = ("{}.jpg", b"image"), ("{}.mask.png", b"image"), ("{}.cls", b"%d")
     path = samples(tmp_path / "a.tar", *members)
     ask = r"the sample 0000 holds several images, jpg and mask.png: choose one with --image-column"
@@ -70,7 +70,7 @@ def test_an_image_and_its_mask_are_asked_for(tmp_path):
     assert passed(path, image_column="jpg") == rules
 
 
-def test_one_sample_is_enough_to_ask_and_two_files_are_not(tmp_path):
+def test_one_sample_is_ambiguous_and_two_files_are_not(tmp_path):
     one = [("0.jpg", IMAGES[0]), ("0.mask.png", IMAGES[1])]
     assert len(found(make_tar(tmp_path / "a.tar", one))) == 2
     for more in ([("0.txt", b"a face")], [("1.jpg", IMAGES[2]), ("1.mask.png", IMAGES[3])]):
@@ -99,7 +99,7 @@ def test_labels_in_json(tmp_path):
     assert labels(path, label_column="label") == {"0.jpg": 5}
 
 
-def test_how_many_images_have_no_label_is_told(tmp_path, capsys):
+def test_how_many_images_have_no_label_is_reported(tmp_path, capsys):
     members = [(f"{i}.jpg", IMAGES[i]) for i in range(8)] + [("3.cls", b"1"), ("4.cls", b"2")]
     make_tar(tmp_path / "a.tar", sorted(members))
     how = [*HOW, "--test-fraction", "0.5", "--labels", "stored"]
@@ -134,7 +134,7 @@ def test_hard_links_as_tar_writes_them(tmp_path):
     assert found(tmp_path / "a.tar") == {"f/a.png": IMAGES[0], "f/b.png": IMAGES[0]}
 
 
-def test_tars_that_were_put_together_with_cat_are_told(tmp_path):
+def test_tars_that_were_put_together_with_cat_are_reported(tmp_path):
     parts = [make_tar(tmp_path / f"{i}.tar", [(f"{i}.png", IMAGES[i])]) for i in range(2)]
     both = b"".join(part.read_bytes() for part in parts)
     (tmp_path / "both.tar").write_bytes(both)
@@ -142,7 +142,7 @@ def test_tars_that_were_put_together_with_cat_are_told(tmp_path):
         found(tmp_path / "both.tar")
 
 
-def test_a_tar_without_its_end_is_told(tmp_path, capsys):
+def test_a_tar_without_its_end_is_reported(tmp_path, capsys):
     path = make_tar(tmp_path / "a.tar", [(f"{i}.png", data) for i, data in enumerate(IMAGES)])
     with tarfile.open(path) as archive:
         last = archive.getmembers()[-1]

@@ -1,4 +1,4 @@
-"""The whole way, from images on disk to a dataset on disk."""
+"""End to end: from images on disk to a dataset on disk."""
 
 import hashlib
 import json
@@ -156,7 +156,7 @@ def test_a_bad_image_is_named_and_leaves_no_dataset(tmp_path, name, content, rea
         Manifest.load(out)
 
 
-def test_nothing_of_others_is_overwritten(tmp_path, capsys):
+def test_other_files_are_not_overwritten(tmp_path, capsys):
     source = make_folder(tmp_path / "faces", 12, side=8)
     out = tmp_path / "out"
     out.mkdir()
@@ -181,11 +181,11 @@ def test_nothing_of_others_is_overwritten(tmp_path, capsys):
         (["empty"], "holds no images"),
         (["faces", "--split", "ffhq"], "is not named by an FFHQ id"),
         (["faces", "--split", "celebahq"], "needs the 30,000 images"),
-        (["faces", "--labels", "folder"], "all images lie in one folder"),
+        (["faces", "--labels", "folder"], "all images are in one folder"),
         (["faces", "--test-fraction", "1e-9"], "leaves no image to test of 3"),
     ],
 )
-def test_bad_requests_are_told_in_one_line(tmp_path, monkeypatch, capsys, args, reason):
+def test_bad_requests_are_reported_in_one_line(tmp_path, monkeypatch, capsys, args, reason):
     monkeypatch.chdir(tmp_path)
     make_folder(tmp_path / "faces", 3, side=8)
     (tmp_path / "empty").mkdir()

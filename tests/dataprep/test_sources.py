@@ -1,4 +1,4 @@
-"""Every kind of source gives the names and bytes that were put in, however they are listed."""
+"""Every kind of source returns the names and bytes that were written, however it is listed."""
 
 import gzip
 import os
@@ -69,7 +69,7 @@ def test_zips(tmp_path, monkeypatch, method, big):
     assert found(path) == expected
 
 
-def test_what_is_wrong_with_a_zip_is_told(tmp_path):
+def test_what_is_wrong_with_a_zip_is_reported(tmp_path):
     path = tmp_path / "a.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a.png", IMAGES[0])
@@ -247,13 +247,13 @@ def test_a_folder_of_archives_is_a_pattern_of_them(tmp_path):
     assert found(tmp_path / "**") == dict(zip(names, IMAGES)) | {"a.png": IMAGES[3]}
 
 
-def test_a_pipe_is_not_waited_for(tmp_path):
+def test_a_named_pipe_does_not_block(tmp_path):
     os.mkfifo(tmp_path / "a.png")
     with pytest.raises(OSError, match="not a regular file"):
         found(tmp_path)
 
 
-def test_what_cannot_be_a_source_is_told(tmp_path):
+def test_invalid_sources_are_reported(tmp_path):
     with pytest.raises(DatasetError, match="does not exist"):
         found(tmp_path / "nothing")
     (tmp_path / "text").write_text("no zip")

@@ -1,4 +1,4 @@
-"""Splits: functions of the names alone; official rules where they fit, and no silent guess."""
+"""Splits depend on names alone; official rules are used if they fit, and the choice is printed."""
 
 import random
 
@@ -43,7 +43,7 @@ ARABIC_ONE = "\u0660\u0660\u0660\u0660\u0661.png"  # 00001 in digits that int() 
 
 
 @pytest.mark.parametrize("name", ["70000.png", "001.png", "000001.png", "face.png", ARABIC_ONE])
-def test_what_is_no_ffhq_id(name):
+def test_names_that_are_no_ffhq_ids(name):
     names = [*FFHQ[59_900:60_100], name]
     assert choose(names, "auto", 0.5).name == "fraction"
     with pytest.raises(DatasetError, match="is not named by an FFHQ id"):
@@ -73,7 +73,7 @@ def test_a_fraction_is_about_that_and_keeps_sides_when_images_come():
     assert before < side_of_test(names[:5_000], fraction=0.3)
 
 
-def test_the_hash_is_fixed_for_ever():
+def test_the_hash_never_changes():
     # printf faces/1 | sha256sum: another hash would mix train and test of datasets made before
     assert name_hash("faces/1.png") == name_hash("faces/1.jpg")
     assert name_hash("faces/1.png") == (0xB37B6410FE890D1D >> 11) / 2**53

@@ -121,7 +121,7 @@ def test_a_number_out_of_range_is_named(tmp_path, wrong, message):
 
 
 @pytest.mark.parametrize("name", ["faces", "faces.zip"])
-def test_what_is_there_already_is_left_alone(tmp_path, name):
+def test_existing_output_is_not_overwritten(tmp_path, name):
     (tmp_path / name).write_text("mine")
     command = [sys.executable, synthetic.__file__, tmp_path / name, "--count", "1"]
     ran = subprocess.run(command, capture_output=True, text=True)

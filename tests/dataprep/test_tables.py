@@ -45,7 +45,7 @@ def test_the_only_column_of_images_is_taken(tmp_path, name):
     assert found(table(tmp_path / "b.parquet", columns, {name: "Image"})) == PLAIN
 
 
-def test_several_columns_of_images_are_asked_for(tmp_path):
+def test_several_columns_of_images_are_ambiguous(tmp_path):
     columns = {"left": IMAGES[:3], "right": IMAGES[5:8]}
     for types in (None, {"left": "Image", "right": "Image"}):
         path = table(tmp_path / "a.parquet", columns, types)
@@ -134,7 +134,7 @@ def test_stylegans_labels(tmp_path, above):
 
 
 @pytest.mark.parametrize("content", ["[]", '{"labels": [1]}', '{"labels": [["a.png", [0, 1]]]}'])
-def test_labels_that_are_no_classes_are_told(tmp_path, content):
+def test_labels_that_are_no_classes_are_reported(tmp_path, content):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("a.png", IMAGES[0])
         archive.writestr("dataset.json", content)

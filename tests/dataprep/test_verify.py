@@ -62,7 +62,7 @@ def test_a_flipped_bit(dataset, path, told, place):
     assert told in problem or path == "manifest.json"  # which may no longer be JSON
 
 
-def test_damage_is_told_on_the_command_line(dataset):
+def test_damage_is_reported_on_the_command_line(dataset):
     flip(dataset / "ffcv/r004-train.beton", 0.5)
     result = shard("--verify", dataset)
     assert result.returncode == 1 and "Traceback" not in result.stderr

@@ -1,4 +1,4 @@
-"""What is there to look at: previews, estimates, progress."""
+"""Previews, estimates, progress."""
 
 import io
 import json
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.long
 HOW = ["--max-resolution", "32", "--test-fraction", "0.3", "--shard-samples", "8"]
 
 
-def test_preview_shows_the_images_and_leaves_the_dataset_as_it_is(tmp_path, capsys):
+def test_preview_shows_the_images_and_does_not_change_the_dataset(tmp_path, capsys):
     source = make_folder(tmp_path / "cats", 8, side=32, names="cat/{}.png")
     make_folder(source, 12, side=32, names="dog/{}.png", seed=50)
     (source / "dog" / "bad.png").write_bytes(b"no image")
@@ -41,7 +41,7 @@ def test_preview_shows_the_images_and_leaves_the_dataset_as_it_is(tmp_path, caps
     assert page.shape == (800, 1400, 3) and page.std() > 20
 
 
-def test_dry_run_tells_what_would_come_and_makes_nothing(tmp_path):
+def test_dry_run_estimates_sizes_and_writes_nothing(tmp_path):
     source = make_folder(tmp_path / "faces", 40, side=32)
     out = tmp_path / "out"
     result = shard(source, "--out", out, *HOW, "--dry-run", "--workers", "2")
