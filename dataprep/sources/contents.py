@@ -9,7 +9,8 @@ from dataprep.images.decode import LFS_POINTER
 from dataprep.manifest import DatasetError
 from dataprep.sources import cifar, mat, tfrecord
 
-ARCHIVE = re.compile(r"\.(zip|tar|parquet|mat|avi|tfrecords?(-\d+-of-\d+)?)$", re.IGNORECASE)
+ARCHIVE = re.compile(r"\.(zip|tar|parquet|tfrecords?(-\d+-of-\d+)?)$", re.IGNORECASE)
+PERHAPS = re.compile(r"\.(mat|avi)$", re.IGNORECASE)  # other programs use these endings, too
 COMPRESSED = re.compile(r"\.(tar\.(gz|bz2|xz|zst|lz4|z)|tgz|tbz2?|txz|tzst)$", re.IGNORECASE)
 
 START = 512  # bytes that are read
@@ -30,6 +31,27 @@ STARTS = {  # first bytes of files that are no archives, and what to do about th
 def named_as_archive(name: str) -> bool:
     """Whether a file has the name of an archive, compressed or not."""
     return bool(ARCHIVE.search(name) or COMPRESSED.search(name) or cifar.NAMES.search(name))
+
+
+def archive_kind(path: Path) -> str | None:
+    """The kind of a file that has the name of an archive; None if it is another file.
+
+    DatasetError if it should be an archive and is none.
+    """
+    if not named_as_archive(path.name) and not PERHAPS.search(path.name):
+        return None
+    kind = kind_of(path)
+    if kind is None:
+        refuse_broken(path)
+    return kind
+
+
+def refuse_broken(path: Path) -> None:
+    """DatasetError if a file that is no archive has the name of one."""
+    if named_as_archive(path.name) or (PERHAPS.search(path.name) and explain(path)):
+        raise DatasetError(
+            f"{path} {explain(path) or 'is damaged, or not an archive: download it again'}"
+        )
 
 
 def kind_of(path: Path) -> str | None:
@@ -64,13 +86,6 @@ def explain(path: Path) -> str | None:
     if zipfile.is_zipfile(path):  # by its end
         return "is a zip after other data, perhaps a program: unpack it with unzip first"
     return None
-
-
-def not_an_archive(path: Path) -> DatasetError:
-    """The error for a file that has the name of an archive and is none."""
-    return DatasetError(
-        f"{path} {explain(path) or 'is damaged, or not an archive: download it again'}"
-    )
 
 
 def start_of(path: Path) -> bytes:

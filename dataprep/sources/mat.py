@@ -21,19 +21,30 @@ START = b"MATLAB 5.0 MAT-file"
 
 def entries(path: Path, options: Options) -> Iterator[Entry]:
     """Every view of the car, by azimuth and elevation. DatasetError."""
-    from scipy.io import whosmat
-
-    shapes = {name: shape for name, shape, _ in opened(path, whosmat)}
-    shape = shapes.get(KEY, ())
-    if len(shape) != 5 or shape[2] != 3:
+    shapes = shapes_in(path)
+    if not holds_images(path):
         raise DatasetError(
             f"{path} holds {shapes or 'nothing'}, and not {KEY!r} of (H, W, 3, azimuths, "
             "elevations): it is none of Cars3D's"
         )
+    shape = shapes[KEY]
     for azimuth in range(shape[3]):
         for elevation in range(shape[4]):
             name = f"azimuth-{azimuth:02d}-elevation-{elevation:02d}"
             yield Entry(name, [azimuth, elevation])
+
+
+def holds_images(path: Path) -> bool:
+    """Whether it is one of Cars3D's, and not of annotations, say. DatasetError if damaged."""
+    shape = shapes_in(path).get(KEY, ())
+    return len(shape) == 5 and shape[2] == 3
+
+
+def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of its arrays, by name. DatasetError."""
+    from scipy.io import whosmat
+
+    return {name: shape for name, shape, _ in opened(path, whosmat)}
 
 
 def opened(path: Path, function, **how):

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from dataprep.images.names import rule_of
 from dataprep.manifest import NAME, DatasetError
 from dataprep.sources import cifar, folder, mat, parquet, tarballs, tfrecord, video, zips
-from dataprep.sources.contents import explain, kind_of, named_as_archive, not_an_archive
+from dataprep.sources.contents import archive_kind, explain, kind_of, refuse_broken
 from dataprep.sources.entry import Entry, Note, Options, Reject, Skipped, normalized
 
 KINDS: dict[str, ModuleType] = {
@@ -25,6 +25,7 @@ KINDS: dict[str, ModuleType] = {
     "mat": mat,
     "video": video,
 }
+NO_IMAGES = "table without images"
 MOST_SHARDS = 1_000_000
 LISTS = (".txt", ".lst", ".list")
 KNOWN = "a folder, zip, tar, parquet or TFRecord of images, or a .txt that lists some"
@@ -95,30 +96,33 @@ def inside(container: Container, options: Options) -> Iterator[Listed]:
 
 def from_folder(path: Path, prefix: str, options: Options) -> Iterator[Listed]:
     """The files in a folder tree, or in its archives. DatasetError if it has both images and
-    archives, as one may be a copy of the other."""
+    archives of images, as one may be a copy of the other."""
     tree, archives, first = container("folder", path, prefix), [], None
     for item in folder.entries(path, options):
         name = item.name
         if (
             isinstance(item, Skipped)
             and item.rule != "hidden"
-            and named_as_archive(name)
             and not (path / name).is_dir()
+            and (kind := archive_kind(path / name))
         ):
-            archives.append(name)
+            archives.append((name, kind))
             continue
         if isinstance(item, Entry) and first is None:
             first = name
         yield tree, item._replace(name=prefix + name)
-    if first is not None and archives:
-        example = os.path.splitext(min(archives))[1]
-        raise DatasetError(
-            f"{path} contains images ({first}) and archives ({len(archives):,}, as "
-            f"{min(archives)}): choose with a pattern, as '{path}/**/*{example}' or "
-            f"'{path}/**/*{os.path.splitext(first)[1]}', or '{path}/**' for both"
-        )
-    found = [(name, known_kind(path / name)) for name in archives]
-    yield from from_archives(path, prefix, found, options)
+    if first is None:
+        yield from from_archives(path, prefix, archives, options)
+        return
+    for found in sorted(archives):
+        if holds_images(path, *found, options):
+            raise DatasetError(
+                f"{path} contains images ({first}) and archives ({len(archives):,}, as "
+                f"{found[0]}): choose with a pattern, as "
+                f"'{path}/**/*{os.path.splitext(found[0])[1]}' or "
+                f"'{path}/**/*{os.path.splitext(first)[1]}', or '{path}/**' for both"
+            )
+        yield tree, Skipped(prefix + found[0], NO_IMAGES)
 
 
 def from_paths(
@@ -140,14 +144,14 @@ def from_paths(
                 yield from from_folder(root / path, path + "/", options)
         elif (root / path).is_file() and (kind := kind_of(root / path)):
             archives.append((path, kind))
-        elif named_as_archive(path):
-            raise not_an_archive(root / path)
-        elif not listed:
-            yield tree, Skipped(path, rule)
-        elif os.path.lexists(root / path):
-            yield tree, Reject(path, "unreadable", f"neither image nor archive: {rule}")
         else:
-            yield tree, Reject(path, "unreadable", "not there; a line is a path and no more")
+            refuse_broken(root / path)
+            if not listed:
+                yield tree, Skipped(path, rule)
+            elif os.path.lexists(root / path):
+                yield tree, Reject(path, "unreadable", f"neither image nor archive: {rule}")
+            else:
+                yield tree, Reject(path, "unreadable", "not there; a line is a path and no more")
     yield from from_archives(root, "", archives, options)
 
 
@@ -164,11 +168,10 @@ def from_archives(
     read = one_resolution(archives, options.resolution)
     for path, _ in sorted({*archives} - {*read}):
         yield tree, Skipped(prefix + path, "TFRecord of another resolution")
-    tables = {path for path, kind in read if kind == "parquet"}
-    others = {path for path in tables if not parquet.holds_images(root / path, options)}
+    others = {path for path, kind in read if not holds_images(root, path, kind, options)}
     for path, kind in read:
         if path in others and len(others) < len(read):
-            yield tree, Skipped(prefix + path, "table without images")
+            yield tree, Skipped(prefix + path, NO_IMAGES)
         else:
             yield from inside(container(kind, root / path, prefix + path + "/"), options)
 
@@ -187,11 +190,11 @@ def incomplete(names: Iterable[str]) -> Iterator[str]:
             yield f"{len(missing):,} of {int(total):,} archives are missing, {first} the first"
 
 
-def known_kind(path: Path) -> str:
-    kind = kind_of(path)
-    if kind is None:
-        raise not_an_archive(path)
-    return kind
+def holds_images(root: Path, path: str, kind: str, options: Options) -> bool:
+    """Whether a table does; another archive may, which its listing shows."""
+    if kind == "parquet":
+        return parquet.holds_images(root / path, options)
+    return kind != "mat" or mat.holds_images(root / path)
 
 
 def one_resolution(archives: list[tuple[str, str]], resolution: int) -> list[tuple[str, str]]:

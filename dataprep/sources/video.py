@@ -13,7 +13,7 @@ from typing import Any
 
 from dataprep.images.encode import bmp
 from dataprep.manifest import DatasetError
-from dataprep.sources.entry import Entry, Options
+from dataprep.sources.entry import Entry, Options, Skipped
 
 LIST = "00sequences.txt"
 
@@ -27,14 +27,18 @@ def library():
     return av
 
 
-def entries(path: Path, options: Options) -> Iterator[Entry]:
+def entries(path: Path, options: Options) -> Iterator[Entry | Skipped]:
     """Every frame, or those listed. DatasetError."""
     count, listed = sum(1 for _ in frames(path)), ranges(path)
-    for first, last in listed or [(1, count)]:
-        if last > count:
-            raise DatasetError(f"{path} has {count} frames, and {LIST} wants frame {last}")
-        for number in range(first, last + 1):
-            yield Entry(f"frame-{number:05d}", [number])
+    wanted = {number for first, last in listed for number in range(first, last + 1)}
+    if wanted and max(wanted) > count:
+        raise DatasetError(f"{path} has {count} frames, and {LIST} wants frame {max(wanted)}")
+    for number in range(1, count + 1):
+        name = f"frame-{number:05d}"
+        if listed and number not in wanted:
+            yield Skipped(name, f"frame that {LIST} does not list")
+        else:
+            yield Entry(name, [number])
 
 
 def ranges(path: Path) -> list[tuple[int, int]]:

@@ -4,6 +4,9 @@ import gzip
 import io
 import zipfile
 
+import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from dataprep.manifest import DatasetError
@@ -80,9 +83,6 @@ def test_files_named_as_archives_that_are_none(tmp_path, name):
 
 
 def test_a_tar_and_the_table_beside_it(tmp_path):
-    import pyarrow
-    import pyarrow.parquet
-
     make_tar(tmp_path / "0.tar", [("0.png", IMAGES[0]), ("0.txt", b"a"), ("0.json", b"{}")])
     table = pyarrow.table({"url": ["https://a"], "md5": [b"123"]})
     pyarrow.parquet.write_table(table, tmp_path / "0.parquet")
@@ -125,3 +125,24 @@ def test_tfrecords_of_other_resolutions_are_counted(tmp_path):
         make_tfrecord(path, [picture(0, 2**exponent, 2**exponent)])
     assert list(found(tmp_path, 8)) == ["ffhq-r03.tfrecords/record-000000000"]
     assert passed(tmp_path, 8) == {"ffhq-r02.tfrecords": "TFRecord of another resolution"}
+
+
+def test_annotations_beside_images_are_no_archives(tmp_path):
+    from scipy.io import savemat
+
+    make_folder(tmp_path, 2, side=4, names="{}.png")
+    savemat(tmp_path / "annotations.mat", {"boxes": np.zeros((2, 4))})
+    (tmp_path / "new.mat").write_bytes(b"MATLAB 7.3 MAT-file, " + bytes(600))
+    (tmp_path / "wood.mat").write_text("a material of a game")
+    table = pyarrow.table({"file_name": ["0.png"], "text": ["a face"]})
+    pyarrow.parquet.write_table(table, tmp_path / "metadata.parquet")
+    rules = {"annotations.mat": "table without images", "metadata.parquet": "table without images"}
+    assert sorted(found(tmp_path)) == ["0.png", "1.png"]
+    assert passed(tmp_path) == rules | {"new.mat": ".mat", "wood.mat": ".mat"}
+    (tmp_path / "car.mat").write_bytes(b"")
+    for source in (tmp_path, tmp_path / "*"):
+        with pytest.raises(DatasetError, match=r"car.mat is empty \(0 bytes\)"):
+            found(source)
+    savemat(tmp_path / "car.mat", {"im": np.zeros((4, 4, 3, 2, 2), np.uint8)})
+    with pytest.raises(DatasetError, match=r"contains images \(.*\) and archives"):
+        found(tmp_path)

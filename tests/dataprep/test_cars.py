@@ -14,6 +14,7 @@ from dataprep.manifest import DatasetError, Manifest
 from dataprep.sources.entry import Options
 from dataprep.sources.source import Reader, listing
 from tests.conftest import ROOT
+from tests.dataprep.test_sources import passed
 
 
 def read(source) -> dict:
@@ -108,6 +109,10 @@ def test_frames_of_a_video_and_those_that_a_list_names(tmp_path):
     lines = "person01_handwaving_d3\tframes\t1-6\nperson01_handwaving_d4\tframes\t5-6, 2-3\n"
     (tmp_path / "00sequences.txt").write_text(lines)
     assert sorted(read(tmp_path)) == [f"{path.name}/frame-{i:05d}" for i in (2, 3, 5, 6)]
+    unlisted = dict.fromkeys(
+        (f"{path.name}/frame-{i:05d}" for i in (1, 4)), "frame that 00sequences.txt does not list"
+    )
+    assert passed(tmp_path) == unlisted | {"00sequences.txt": ".txt"}
     (tmp_path / "00sequences.txt").write_text("person01_handwaving_d4 frames 5-9\n")
     with pytest.raises(DatasetError, match=r"has 6 frames, and 00sequences\.txt wants frame 9"):
         read(tmp_path)
