@@ -28,7 +28,7 @@ class Chip:
     """Peak rates by the maker's data sheet, dense."""
 
     flops: dict[str, float]
-    """Of the matrix units, by precision; fp32 is TF32, which cuDNN's convolutions take."""
+    """By precision; in fp32 the matrix units are not used, since TF32 is off."""
     bytes: float
     """Per second, of the device memory."""
 
@@ -39,9 +39,9 @@ class Chip:
 # NVIDIA's data sheets "H100 Tensor Core GPU" (SXM), "H200 Tensor Core GPU" (SXM) and "A100 Tensor
 # Core GPU" (SXM, 80 GB); those of Hopper print the rates with sparsity, which are twice these.
 CHIPS = {
-    "H100": Chip({"bf16": 989.4e12, "fp16": 989.4e12, "fp32": 494.7e12}, 3.35e12),
-    "H200": Chip({"bf16": 989.4e12, "fp16": 989.4e12, "fp32": 494.7e12}, 4.8e12),
-    "A100": Chip({"bf16": 312e12, "fp16": 312e12, "fp32": 156e12}, 2.039e12),
+    "H100": Chip({"bf16": 989.4e12, "fp16": 989.4e12, "fp32": 67e12}, 3.35e12),
+    "H200": Chip({"bf16": 989.4e12, "fp16": 989.4e12, "fp32": 67e12}, 4.8e12),
+    "A100": Chip({"bf16": 312e12, "fp16": 312e12, "fp32": 19.5e12}, 2.039e12),
 }
 
 

@@ -45,20 +45,34 @@ def start() -> torch.device:
     return device
 
 
+def has_bf16(device: torch.device) -> bool:
+    """Whether the chip of this process has instructions for bf16."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
 def fitting_precision(device: torch.device) -> str:
     """bf16 where the chip has instructions for it, else fp16 on a GPU and fp32 on a CPU.
 
-    A CPU computes bf16 without them 3 to 20 times slower than fp32. The choice is rank 0's; all
-    processes must call.
+    The choice is rank 0's; all processes must call.
     """
-    if device.type == "cuda":
-        chosen = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    else:
-        has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        chosen = "bf16" if has_bf16 else "fp32"
-    agreed = [chosen]
+    without = "fp16" if device.type == "cuda" else "fp32"
+    agreed = ["bf16" if has_bf16(device) else without]
     dist.broadcast_object_list(agreed)
     return agreed[0]
+
+
+def slow_precision(device: torch.device, precision: str) -> str | None:
+    """A line for who has asked for a precision that this chip computes without instructions."""
+    if precision != "bf16" or has_bf16(device):
+        return None
+    if device.type == "cuda":
+        return "this GPU has no instructions for bf16: engine.precision=fp16 is faster on it"
+    return (
+        "this processor has no instructions for bf16, and is 3 to 20 times slower in it than with "
+        "engine.precision=fp32"
+    )
 
 
 def free_port() -> int:

@@ -45,6 +45,8 @@ def train(config: Config, folder: Path) -> int:
         config = plan.with_precision(config, processes.fitting_precision(device))
     if processes.is_first():
         print(f"precision {config.engine.precision}", flush=True)
+        if slow := processes.slow_precision(device, config.engine.precision):
+            print(slow, flush=True)
         RunFolder(folder).keep_config(config)
     dist.barrier()
     stopped_by = 0

@@ -15,6 +15,7 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
+from pipeline import processes
 from pipeline.config import parse
 from pipeline.networks.style.autoencoder import Autoencoder
 from pipeline.processes import rank, start
@@ -84,6 +85,16 @@ def read_meter() -> dict[str, float]:
     meter, values = Meter(), (1.0, float("inf")) if rank() else (2.0, 6.0)
     meter.add([{"rec": torch.tensor(v), "kl_real": torch.tensor(float("nan"))} for v in values])
     return meter.read()
+
+
+def test_a_precision_without_instructions_is_said(monkeypatch):
+    monkeypatch.setattr(processes, "has_bf16", lambda device: False)
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert "engine.precision=fp32" in processes.slow_precision(cpu, "bf16")
+    assert "engine.precision=fp16" in processes.slow_precision(gpu, "bf16")
+    assert processes.slow_precision(cpu, "fp32") is None
+    monkeypatch.setattr(processes, "has_bf16", lambda device: True)
+    assert processes.slow_precision(cpu, "bf16") is None
 
 
 def test_a_mean_is_of_what_is_finite():

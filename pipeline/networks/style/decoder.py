@@ -17,7 +17,7 @@ from pipeline.networks.style.layers import (
     pixel_norm,
     upsample_conv,
 )
-from pipeline.networks.style.norm import norm
+from pipeline.networks.style.norm import layout, norm
 from pipeline.networks.style.shape import Shape
 
 FIXED_NOISE = 1 << 40  # its seed, one that no latents are drawn with
@@ -121,9 +121,10 @@ class Decoder(nn.Module):
         """
         if w.dim() == 2:
             w = w[:, None].expand(-1, style_layers(resolution), -1)
-        # Feature maps are channels last throughout, as the images are; DeepSpeed needs parameters
-        # in the usual order.
-        x, below = self.const.contiguous(memory_format=torch.channels_last), None
+        # Feature maps keep the layout of the constant throughout; DeepSpeed needs parameters in the
+        # usual order.
+        kept = layout(self.const.device, self.const.shape[1])
+        x, below = self.const.contiguous(memory_format=kept), None
         for row in range(0, style_layers(resolution), 2):
             side = 4 << (row // 2)
             noise_1, noise_2 = (noise, noise) if isinstance(noise, bool) else noise[row : row + 2]

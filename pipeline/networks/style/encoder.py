@@ -16,7 +16,7 @@ from pipeline.networks.style.layers import (
     parameter,
     standard_deviation,
 )
-from pipeline.networks.style.norm import norm
+from pipeline.networks.style.norm import layout, norm
 from pipeline.networks.style.shape import Shape
 
 
@@ -76,7 +76,7 @@ class Encoder(nn.Module):
             }
         )
         widths = [shape.latent] * shape.posterior_layers + [2 * shape.latent]
-        self.max_logvar = shape.max_logvar
+        self.max_logvar, self.widest = shape.max_logvar, shape.channels(4)
         self.posterior = nn.ModuleList(Linear(i, o, lr_mul=0.1) for i, o in pairwise(widths))
 
     def forward(self, x: Tensor, alpha: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -91,6 +91,7 @@ class Encoder(nn.Module):
     def features(self, x: Tensor, alpha: float) -> Tensor:
         """The sum of the blocks' styles, (B, latent)."""
         side = x.shape[-1]
+        x = x.contiguous(memory_format=layout(x.device, self.widest))
         h, style = self.blocks[str(side)](self.from_rgb[str(side)](x))
         if alpha < 1 and side > 4:
             below = self.from_rgb[str(side // 2)](F.avg_pool2d(x, 2))

@@ -56,8 +56,10 @@ class Grown:
                 return decoder(z, self.resolution, self.alpha)
             w = torch.stack([decoder.styles(z), decoder.styles(self.autoencoder.prior(count))])
             layers = style_layers(self.resolution)
-            cut = torch.randint(1, layers + 1, ())  # equal to `layers`, nothing is mixed
-            fine = (torch.arange(layers) >= cut).to(w.device)
+            # Drawn on the host, as is whether to mix at all, so that no GPU is waited for; equal to
+            # `layers`, nothing is mixed.
+            cut = int(torch.randint(1, layers + 1, ()))
+            fine = torch.arange(layers, device=w.device) >= cut
             w = torch.where(fine[:, None], w[1, :, None], w[0, :, None])
             return decoder.synthesize(w, self.resolution, self.alpha)
 

@@ -26,6 +26,15 @@ SLOPE = 0.2
 # Whether the kernels compute; None: on GPUs, where Triton is installed.
 USE_KERNELS: bool | None = None
 
+# Channels from which a CPU is faster with maps that are not channels last (benchmarks/README.md).
+WIDE = 256
+
+
+def layout(device: torch.device, channels: int) -> torch.memory_format:
+    """How networks of at most `channels` channels keep their maps."""
+    wide = device.type == "cpu" and channels >= WIDE and not USE_KERNELS
+    return torch.contiguous_format if wide else torch.channels_last
+
 
 def norm(
     x: Tensor,

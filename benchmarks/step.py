@@ -1,0 +1,247 @@
+"""A whole step, timed, with torch and nothing else installed, from a plain copy of the tree:
+
+    python benchmarks/step.py --out step                  # the table: step.md and step.json
+    python benchmarks/step.py --resolutions 64 --precisions bf16 --forms eager --seconds 2
+
+Every resolution in fp32 and bf16, eager and compiled (block by block), our step and the published
+passes (which draw anew for the decoder and decode for gamma_r: 33 instead of 24
+forward-equivalents). A step is both updates, both optimisers and the moving average, of the batch
+of configs/ffhq256.yaml, halved until it fits the memory; on a CPU of --batch images. No loading.
+
+  images/s   the median step of --seconds, after three that warm up
+  GiB        the most that torch held on a GPU; on a CPU it is not measured
+  kernels    launched in one step on a GPU, by torch's profiler; on a CPU it is not measured
+  of matrix  multiply-accumulates of the ledger over those of a large matrix product, per second
+"""
+
+import argparse
+import importlib
+import itertools
+import json
+import platform
+import statistics
+import sys
+import time
+import types
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+ROOT = Path(__file__).resolve().parent.parent
+BATCHES = {4: 512, 8: 256, 16: 128, 32: 64, 64: 32, 128: 32, 256: 16}
+PASSES = ("ours", "published")
+FORMS = ("eager", "compiled")
+
+
+def networks_alone() -> None:
+    """Makes the style networks importable without what the rest of the project needs.
+
+    Of `pipeline.networks` the package file is passed over, which imports every family. Where
+    pydantic is missing, plain dataclasses stand in: nothing is validated then.
+    """
+    sys.path[0] = str(ROOT)  # was benchmarks/
+    package = types.ModuleType("pipeline.networks")
+    package.__path__ = [str(ROOT / "pipeline" / "networks")]
+    sys.modules["pipeline.networks"] = package
+    try:
+        importlib.import_module("pydantic")
+        return
+    except ImportError:
+        pass
+
+    def as_dataclass(*_, config=None, frozen=False, **__):
+        return dataclass(frozen=frozen)
+
+    def as_field(default=None, default_factory=None, **_):
+        return field(default_factory=default_factory) if default_factory else default
+
+    def unchanged(*_, **__):
+        return lambda function: function
+
+    stand_in = types.ModuleType("pydantic")
+    stand_in.dataclasses = types.ModuleType("pydantic.dataclasses")
+    stand_in.dataclasses.dataclass = as_dataclass
+    stand_in.Field, stand_in.ConfigDict, stand_in.ValidationError = as_field, dict, ValueError
+    stand_in.model_validator = stand_in.field_validator = unchanged
+    stand_in.WrapValidator = stand_in.ValidatorFunctionWrapHandler = unchanged
+    sys.modules |= {"pydantic": stand_in, "pydantic.dataclasses": stand_in.dataclasses}
+
+
+networks_alone()
+
+from pipeline import ledger  # noqa: E402
+from pipeline.networks.family import DTYPES, casts_kept  # noqa: E402
+from pipeline.networks.style.autoencoder import Autoencoder  # noqa: E402
+from pipeline.networks.style.grown import Grown  # noqa: E402
+from pipeline.networks.style.shape import Shape  # noqa: E402
+from pipeline.objective import SoftIntroVAE  # noqa: E402
+from pipeline.optimizer import EqualizedAdam  # noqa: E402
+
+BETAS = dict(beta_rec=0.1, beta_kl=0.2, beta_neg=512, s=5e-6)
+OBJECTIVES = {
+    "ours": SoftIntroVAE(**BETAS, reconstructions_as_fakes=True, target_gradient=True),
+    "published": SoftIntroVAE(
+        **BETAS,
+        reconstructions_as_fakes=True,
+        target_gradient=True,
+        decoder_draws="fresh",
+        gamma_r=1e-8,
+        gamma_r_reaches="x_ff",
+    ),
+}
+
+
+class Step:
+    """Both updates of a batch, as `stages.stage` makes them, without engines."""
+
+    def __init__(self, shape: Shape, side: int, batch: int, precision: str, passes: str, device):
+        torch.manual_seed(0)
+        self.networks = Autoencoder(shape).to(device)
+        self.average = [p.detach().clone() for p in self.networks.parameters()]
+        self.model = Grown(self.networks, side, precision=precision, mixing=0.9)
+        self.parameters = [
+            network.active(side) for network in (self.networks.encoder, self.networks.decoder)
+        ]
+        self.optimizers = [EqualizedAdam(p, beta_2=0.99, eps=1e-8) for p in self.parameters]
+        for optimizer in self.optimizers:
+            optimizer.start()
+            optimizer.set_learning_rate(0.002)
+        self.objective = OBJECTIVES[passes]
+        x = torch.rand(batch, 3, side, side, device=device) * 2 - 1
+        self.x = x.contiguous(memory_format=torch.channels_last)
+
+    def __call__(self) -> None:
+        with casts_kept():
+            product, images, _ = self.objective.encoder_step(self.model, self.x)
+        self.update(0, product, retain_graph=True)
+        del product
+        product, _ = self.objective.decoder_step(self.model, self.x, images)
+        self.update(1, product)
+        weights = list(self.networks.parameters())
+        with torch.no_grad():
+            torch._foreach_lerp_(self.average, weights, 1e-3)
+
+    def update(self, which: int, product: Tensor, **how) -> None:
+        parameters = self.parameters[which]
+        product.backward(inputs=parameters, **how)
+        self.optimizers[which].step()
+        for p in parameters:
+            p.grad = None
+
+    def compile(self) -> None:
+        for network in (self.networks.encoder, self.networks.decoder):
+            for block in network.blocks.values():
+                block.compile(dynamic=False)
+
+
+def wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def seconds(step, device: torch.device, at_least: float) -> float:
+    """The median time of `step`, of those that fit into `at_least` seconds, three or more."""
+    times: list[float] = []
+    for _ in range(3):
+        step()
+    while len(times) < 3 or sum(times) < at_least:
+        wait(device)
+        started = time.perf_counter()
+        step()
+        wait(device)
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+def matrix_rate(device: torch.device, precision: str) -> float:
+    """Multiply-accumulates per second of a large square matrix product."""
+    size = 8192 if device.type == "cuda" else 1024
+    a, b = (torch.randn(size, size, device=device).to(DTYPES[precision]) for _ in range(2))
+    return size**3 / seconds(lambda: a @ b, device, 0.5)
+
+
+def kernels(step) -> int:
+    """Kernels and copies that one step puts on the GPU."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+        step()
+        torch.cuda.synchronize()
+    return sum(e.device_type == torch.autograd.DeviceType.CUDA for e in profiled.events())
+
+
+def measure(given, device, side: int, precision: str, form: str, passes: str, rate: float) -> dict:
+    """One row; the batch is halved while it does not fit."""
+    shape = Shape(base_channels=given.channels, max_channels=8 * given.channels)
+    batch = given.batch or (BATCHES[side] if device.type == "cuda" else 1)
+    row = {"px": side, "precision": precision, "form": form, "passes": passes}
+    while True:
+        try:
+            if device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats()
+            step = Step(shape, side, batch, precision, passes, device)
+            if form == "compiled":
+                step.compile()
+            each = seconds(step, device, given.seconds)
+            break
+        except torch.cuda.OutOfMemoryError:
+            if batch == 1:
+                raise
+            batch //= 2
+    macs = ledger.micro_batch(shape, OBJECTIVES[passes], side, batch, precision).macs
+    row |= {"batch": batch, "images_per_s": batch / each, "of_matrix": macs / each / rate}
+    if device.type == "cuda":
+        row |= {"peak_gib": torch.cuda.max_memory_allocated() / 2**30, "kernels": kernels(step)}
+    return row
+
+
+def table(about: str, rows: list[dict]) -> str:
+    """The rows as markdown."""
+    lines = [about, "", "| px / batch | precision | form | passes | images/s | GiB | kernels | "]
+    lines[-1] += "of matrix |\n| --- | --- | --- | --- | --- | --- | --- | --- |"
+    for r in rows:
+        held = f"{r['peak_gib']:.1f} | {r['kernels']:,}" if "kernels" in r else "- | -"
+        lines.append(
+            f"| {r['px']} / {r['batch']} | {r['precision']} | {r['form']} | {r['passes']} "
+            f"| {r['images_per_s']:.4g} | {held} | {r['of_matrix']:.1%} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--resolutions", type=int, nargs="+", default=list(BATCHES))
+    parser.add_argument("--precisions", nargs="+", choices=["fp32", "bf16"])
+    parser.add_argument("--forms", nargs="+", choices=FORMS, default=FORMS)
+    parser.add_argument("--passes", nargs="+", choices=PASSES, default=PASSES)
+    parser.add_argument("--channels", type=int, default=64, help="at 256 px (default: 64)")
+    parser.add_argument("--batch", type=int, help="images of a step (a CPU's default: 1)")
+    parser.add_argument("--seconds", type=float, default=5.0, help="to time each row for")
+    parser.add_argument("--out", type=Path, help="write OUT.md and OUT.json")
+    given = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    name = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor()
+    about = f"torch {torch.__version__}, {name or 'CPU'}, {torch.get_num_threads()} threads"
+    precisions = given.precisions or ["fp32", "bf16"]
+    rates = {precision: matrix_rate(device, precision) for precision in precisions}
+    rows = []
+    for side, precision, form, passes in itertools.product(
+        given.resolutions, precisions, given.forms, given.passes
+    ):
+        torch._dynamo.reset()
+        rows.append(measure(given, device, side, precision, form, passes, rates[precision]))
+        print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+    text = table(about, rows)
+    print(text)
+    if given.out:
+        given.out.with_suffix(".md").write_text(text)
+        found = {"about": about, "macs_per_s": rates, "rows": rows}
+        given.out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
