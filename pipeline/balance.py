@@ -1,4 +1,4 @@
-"""Where the KL terms of a Soft-IntroVAE settle, and what its decoder is paid for.
+"""Equilibrium of the KL terms of a Soft-IntroVAE, and the weights in its decoder's loss.
 
 **The ceiling of KL.** The encoder lowers L_E of equation 4. Take an image that it cannot tell from
 a real one, with reconstruction error R and KL K (sums over values, nats). As a real image it costs

@@ -1,4 +1,4 @@
-"""Configurations: YAML and `key=value` to dataclasses, with errors that say what was meant."""
+"""Configurations: YAML and `key=value` to dataclasses, with errors that name the nearest key."""
 
 import dataclasses
 import difflib
@@ -83,7 +83,7 @@ def override(content: dict, text: str) -> None:
 
 
 def _explain(kind: Any, error: ErrorDetails) -> str:
-    """One of pydantic's errors in words, with the nearest key where one is unknown."""
+    """The message for one of pydantic's errors; names the nearest key for an unknown one."""
     *place, last = error["loc"] or ("",)
     key = ".".join(str(part) for part in _without_tags(kind, error["loc"]))
     if error["type"] == "unexpected_keyword_argument":
@@ -100,14 +100,14 @@ def _explain(kind: Any, error: ErrorDetails) -> str:
 
 
 def _without_tags(kind: Any, place: tuple) -> list:
-    """`place` without the names by which pydantic tells the parts of a union."""
+    """`place` without the tags that pydantic inserts for members of a union."""
     *parents, last = place or ("",)
     kinds = [_kind_at(kind, parents[: i + 1]) for i in range(len(parents))]
     return [p for p, k in zip(parents, kinds) if p != _tag(k)] + [last]
 
 
 def _tag(kind: Any) -> str | None:
-    """The name by which pydantic tells a part of a union."""
+    """pydantic's tag of a member of a union."""
     return getattr(kind, "method", getattr(kind, "kind", None))
 
 

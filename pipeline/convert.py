@@ -1,4 +1,4 @@
-"""Published checkpoints to ours and back, and ours to ONNX:
+"""Converts published checkpoints to ours and back, and ours to ONNX:
 
     python -m pipeline.convert ffhq_fid_17.55_epoch_270.pth models/ffhq
     python -m pipeline.convert runs/ffhq256 ours.pth --to-reference
@@ -41,7 +41,7 @@ class ConvertError(Exception):
 
 
 class StandIn:
-    """What takes the place of a pickled object of no use; holds nothing."""
+    """An empty stand-in for pickled objects that are not needed."""
 
     def __init__(self, *_, **__):
         pass
@@ -72,7 +72,7 @@ def read_published(path: Path) -> dict:
                 f"{path} is of torch's first format, a tar, which cannot be read without running "
                 "what is in it: look for a newer copy"
             ) from None
-        first = str(error).partition("\n")[0]  # torch's advice is to load it, whatever it runs
+        first = str(error).partition("\n")[0]  # torch's message advises to load it unsafely
         raise ConvertError(f"{path} is not a file that torch.save wrote ({first})") from None
     except (OSError, EOFError, ValueError, KeyError, AttributeError) as error:
         reason = getattr(error, "strerror", None) or f"not a file that torch.save wrote ({error})"
@@ -119,7 +119,7 @@ def to_ours(path: Path, resolution: int | None = None) -> Checkpoint:
         ema |= model.assemble(shape, ema, path)[0].derived()
     converted = {"kind": published.kind_of(found), "file": path.name, "sha256": sha256(path)}
     about = {
-        "images": None,  # the file tells epochs at most
+        "images": None,  # the file has epochs at most
         "config": {"shape": plain(shape)},
         "resolution": resolution,
         "alpha": 1.0,
@@ -212,7 +212,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def convert(given: argparse.Namespace) -> str:
-    """Does what was asked for, and gives a line that says what."""
+    """Runs the conversion; returns a line that describes the result."""
     if given.resolution and given.to_reference:
         raise ConvertError("--resolution goes not with --to-reference: the file holds all of them")
     if given.out.exists() and given.out.samefile(given.source):
@@ -221,7 +221,7 @@ def convert(given: argparse.Namespace) -> str:
         raise ConvertError(f"{given.out} exists: name a folder that does not")
     given.out.parent.mkdir(parents=True, exist_ok=True)
     if given.onnx:
-        from pipeline import export  # its libraries are loaded for seconds
+        from pipeline import export  # importing it takes seconds
 
         return export.onnx(given.source, given.out, given.resolution)
     if given.to_reference:

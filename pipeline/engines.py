@@ -73,7 +73,7 @@ class Engine:
         self.sharded = config.zero_stage > 0
         self.loss_scale = LossScale(config.precision)
         self.skipped = 0
-        """Steps left out because a gradient was not finite."""
+        """Steps skipped because a gradient was not finite."""
         self.skipped_in_row = 0
         self.recent: list = [0, 0, 0]
         """Since the last `take_recent`."""
@@ -105,7 +105,7 @@ class Engine:
     def accumulate(self, product: Tensor) -> None:
         """Adds the gradient of `product`, a scalar; the last of `accumulation` calls also steps.
 
-        A step with a gradient that is not finite is left out, on all processes alike.
+        A step with a non-finite gradient is skipped, on all processes.
         """
         self.recent[2] = self.recent[2] + ~product.detach().isfinite()
         self.deepspeed.backward(product * self.loss_scale.value)
@@ -123,12 +123,12 @@ class Engine:
             self.loss_scale.update(applied)
 
     def take_recent(self) -> tuple[int, int, int]:
-        """Since the last call: steps, those left out, and this process's products not finite."""
+        """Steps, skipped steps, and non-finite products of this process, since the last call."""
         recent, self.recent = self.recent, [0, 0, 0]
         return recent[0], recent[1], int(recent[2])
 
     def _drop_if_not_finite(self) -> bool:
-        """ZeRO leaves out such steps itself; without it, removing the gradients does."""
+        """Drops non-finite gradients, which skips the step. (ZeRO skips such steps itself.)"""
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         if torch.nn.utils.get_total_norm(gradients).isfinite():
             return True
@@ -171,7 +171,7 @@ class Engine:
             )
 
     def counts(self) -> dict[str, Any]:
-        """What `load_state` needs besides Adam's moments."""
+        """The rest of the state, for `load_state`."""
         scale = self.loss_scale
         return {
             "steps": self.optimizer.steps,
@@ -181,7 +181,7 @@ class Engine:
         }
 
     def load_state(self, moments: dict[str, list[Tensor]], counts: dict[str, Any]) -> None:
-        """Continues from what `state` and `counts` gave, with any number of processes."""
+        """Restores what `state` and `counts` returned, with any number of processes."""
         self.optimizer.steps, self.skipped = counts["steps"], counts["skipped"]
         self.loss_scale.value = counts["loss_scale"]
         self.loss_scale.good_steps = counts["good_steps"]
@@ -195,7 +195,7 @@ class Engine:
                     self.optimizer.state[p][moment].copy_(value)
 
     def close(self) -> None:
-        """Gives the engine's memory and hooks back; the parameters stay.
+        """Releases the engine's memory and hooks; the parameters stay.
 
         DeepSpeed destroys an engine once more when Python collects it, at any time: what it would
         unlink then are the engines of the next stage, which have the same parameters. So nothing

@@ -1,4 +1,4 @@
-"""What a trained model is worth, in numbers:
+"""Evaluates a trained model:
 
     python -m pipeline.evaluate --checkpoint runs/ffhq256 --json ffhq256.json --mlflow
     python -m pipeline.evaluate --checkpoint models/ffhq data.path=data/ffhq
@@ -6,7 +6,7 @@
         evaluation.weights=vgg16.safetensors evaluation.samples=1000 --vgg16 vgg16.safetensors
 
 Samples are compared with the training split, reconstructions with the test split. Data and features
-are those of the checkpoint's own configuration, unless set behind the command.
+are those of the checkpoint's configuration, unless set after the command.
 
     fid, fd_vgg16, ...   Frechet distance of features, as in training; the number of samples is in
                          the name unless it is 50,000
@@ -19,7 +19,7 @@ are those of the checkpoint's own configuration, unless set behind the command.
     lpips_vgg            of reconstructions, with the VGG16 of --vgg16; the name says so where they
                          were enlarged for it
     kl_real, kl_rec,     nats of q(z|x) to the prior, of test images, their reconstructions, and as
-    kl_fake              many samples: that of fakes above that of reals is the sign of health
+    kl_fake              many samples; kl_fake above kl_real is expected of a healthy model
 """
 
 import argparse
@@ -52,7 +52,7 @@ from pipeline.records.checkpoints import CheckpointError
 from pipeline.records.files import whole
 from pipeline.records.tracking import TrackingError, record
 
-NEEDED = 4  # images on either side
+MIN_IMAGES = 4  # images on either side
 USER_ERRORS = (
     CheckpointError, ConfigError, DatasetError, FeaturesError, ModelError, TrackingError, OSError
 )  # fmt: skip
@@ -60,7 +60,7 @@ USER_ERRORS = (
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Config:
-    """What may be set behind the command."""
+    """Keys that may be set after the command."""
 
     data: DataConfig
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
@@ -78,7 +78,7 @@ def main(arguments: list[str] | None = None) -> None:
         config = configure(loaded, given.overrides)
         manifest = Manifest.load(config.data.path)
         manifest.check(loaded.resolution)
-        enough(config, manifest)
+        check_counts(config, manifest)
         lpips = LPIPS(given.vgg16).to(loaded.device) if given.vgg16 else None
         processes.start()
         values = measure(loaded, config, lpips, given.seed)
@@ -98,21 +98,21 @@ def configure(loaded: Model, overrides: list[str]) -> Config:
     return parse(Config, content, "evaluation")
 
 
-def enough(config: Config, manifest: Manifest) -> None:
-    """ConfigError where there are too few images for the numbers."""
+def check_counts(config: Config, manifest: Manifest) -> None:
+    """ConfigError where there are too few images for the metrics."""
     for what, count in (
         (f"{manifest.folder} has {{}} training images", manifest.count("train")),
         ("evaluation.samples is {}", config.evaluation.samples),
     ):
-        if count < NEEDED:
+        if count < MIN_IMAGES:
             raise ConfigError(
-                f"{what.format(count)}: at least {NEEDED} are needed, as precision and recall look "
-                "at the third neighbour of each"
+                f"{what.format(count)}: at least {MIN_IMAGES} are needed: precision and recall use "
+                "the third neighbour of each"
             )
 
 
 def measure(loaded: Model, config: Config, lpips: LPIPS | None, seed: int) -> dict[str, float]:
-    """All numbers, by name."""
+    """All metrics, by name."""
     manifest, asked = Manifest.load(config.data.path), config.evaluation
     evaluation = Evaluation(asked, config.data, manifest, loaded.device, lambda: None)
     if evaluation.announcement:
@@ -186,7 +186,7 @@ def of_images(
 
 
 def report(loaded: Model, config: Config, values: dict, given: argparse.Namespace) -> None:
-    """A table, and JSON and MLflow where asked for."""
+    """Prints a table; writes JSON and logs to MLflow if requested."""
     side, images = loaded.resolution, loaded.about.get("images")
     seen = f"{images:,} images seen" if images is not None else "converted"
     print(f"{given.checkpoint} at {side}x{side}, {seen}")

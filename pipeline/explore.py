@@ -1,4 +1,4 @@
-"""A page to explore a model's latent space with, in the browser:
+"""A web page to explore a model's latent space:
 
     python -m pipeline.explore --checkpoint runs/ffhq256
 
@@ -85,7 +85,7 @@ def shown(image: Image.Image) -> Image.Image:
 
 
 def headline(source: Path, model: Model) -> str:
-    """What a visitor should know of the model, in a line."""
+    """A description of the model in a line."""
     images = model.about.get("images")
     parts = [f"{model.resolution}x{model.resolution}"]
     parts.append(f"{images:,} images seen" if images else "converted weights")
@@ -253,7 +253,7 @@ class Page:
         return torch.cat([self.axes, self.named.axes(self.axes)])[: len(self.moves)]
 
     async def keep_current(self) -> None:
-        """Decodes whenever something has changed, once for all that changed in the meantime."""
+        """Decodes after changes; changes during a decoding are decoded together."""
         self.stale.set()
         while True:
             await self.stale.wait()

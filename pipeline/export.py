@@ -50,7 +50,7 @@ class DecoderGraph(nn.Module):
 
 
 def onnx(checkpoint: Path, out: Path, resolution: int | None) -> str:
-    """Writes the folder `out`; a line that says what. ModelError where the outputs differ."""
+    """Writes the folder `out`; returns a summary. ModelError where the outputs differ."""
     for package in ("onnx", "onnxscript", "onnxruntime"):
         if find_spec(package) is None:
             raise ModelError(f"ONNX needs {package}, which is not installed: pip install '.[onnx]'")

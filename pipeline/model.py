@@ -1,4 +1,4 @@
-"""Loading of a trained model: from a checkpoint, at any trained resolution."""
+"""Loads a trained model from a checkpoint, at any trained resolution."""
 
 from pathlib import Path
 from typing import Any

@@ -38,7 +38,7 @@ class EqualizedAdam(torch.optim.Optimizer):
 
     @property
     def moments(self) -> list[str]:
-        """The names of what is kept for every parameter."""
+        """Names of the state tensors of a parameter."""
         return ["exp_avg_sq", "exp_avg"] if self.beta_1 else ["exp_avg_sq"]
 
     def set_learning_rate(self, lr: float) -> None:
@@ -47,7 +47,7 @@ class EqualizedAdam(torch.optim.Optimizer):
             group["lr"] = lr
 
     def start(self) -> None:
-        """Makes the state of every parameter, which is otherwise made at its first step."""
+        """Allocates the state of every parameter, otherwise allocated at its first step."""
         for group in self.param_groups:
             for p in group["params"]:
                 for name in self.moments:

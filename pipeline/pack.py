@@ -56,12 +56,12 @@ class Packed:
 
 
 def _load_pyfunc(path: str) -> Packed:
-    """MLflow's way in: it names this module in `MLmodel`."""
+    """MLflow's entry point: `MLmodel` names this module."""
     return Packed(models.load(path))
 
 
 def pack(checkpoint: Path, out: Path) -> str:
-    """Writes the folder `out`; a line that says what. CheckpointError, ModelError, OSError."""
+    """Writes the folder `out`; returns a summary. CheckpointError, ModelError, OSError."""
     if out.exists():
         raise ModelError(f"{out} exists: name a folder that does not")
     source = models.find(checkpoint)

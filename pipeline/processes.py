@@ -1,4 +1,4 @@
-"""The processes of one training: who am I, who else is there, what do we compute on."""
+"""The process group of a training: rank, world size, device."""
 
 import os
 import socket
@@ -15,7 +15,7 @@ deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 def start() -> torch.device:
-    """Joins this process to the others and gives its device.
+    """Joins the process group and returns this process's device.
 
     Reads RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT; without RANK, the process is
     alone. Errors name the address that did not answer.
@@ -28,7 +28,7 @@ def start() -> torch.device:
         cores = len(os.sched_getaffinity(0))
         torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
     if torch.cuda.is_available():
-        # A scheduler may show each process its own GPU alone, or all of the node's to each.
+        # A scheduler makes either one GPU or all of the node's visible to each process.
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
         torch.cuda.set_device(device)
         os.environ["LOCAL_RANK"] = str(device.index)  # by which DeepSpeed finds it
@@ -76,7 +76,7 @@ def slow_precision(device: torch.device, precision: str) -> str | None:
 
 
 def free_port() -> int:
-    """A TCP port of this host that nothing listens on."""
+    """A free TCP port of this host."""
     with socket.socket() as s:
         s.bind(("", 0))
         return s.getsockname()[1]
@@ -91,11 +91,11 @@ def world_size() -> int:
 
 
 def is_first() -> bool:
-    """Whether this is rank 0, which alone writes and talks."""
+    """Whether this is rank 0, the only one that writes and prints."""
     return rank() == 0
 
 
 def stop() -> None:
-    """Leaves the group of processes."""
+    """Leaves the process group."""
     if dist.is_initialized():
         dist.destroy_process_group()

@@ -1,4 +1,4 @@
-"""Pictures from a trained model:
+"""Samples, reconstructions and interpolations of a trained model:
 
     python -m pipeline.sample generate    --checkpoint runs/ffhq256 --count 64 --out samples.png
     python -m pipeline.sample reconstruct --checkpoint runs/ffhq256 faces/ --out reconstructions/
@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
             device=given.device,
             precision=given.precision,
         )
-        torch.manual_seed((1 << 32) + given.seed)  # of the noise; z has the seed itself
+        torch.manual_seed((1 << 32) + given.seed)  # for the noise; z has the seed itself
         given.run(model, given)
     except USER_ERRORS as error:
         sys.exit(f"python -m pipeline.sample: {error}")
@@ -90,7 +90,7 @@ def reconstruct(model: Any, given: argparse.Namespace) -> None:
     made = torch.cat(list(made))
     x = read_images(files, model.resolution)
     columns = min(given.columns, len(x))
-    filled = -len(x) % columns  # the last row is filled up with white
+    filled = -len(x) % columns  # white images pad the last row
     x, made = (F.pad(part.cpu(), (0, 0) * 3 + (0, filled), value=1.0) for part in (x, made))
     save(given.out, reconstructions(to_uint8(x), to_uint8(made), columns))
 
@@ -204,7 +204,7 @@ def translate(model: Any, given: argparse.Namespace) -> None:
 def images_of(
     make: Callable, x: Tensor | list[Path], labels: Tensor | None, styling: dict
 ) -> Iterator[Tensor]:
-    """`make` of x, some at a time, with their labels."""
+    """`make` of x and its labels, in batches."""
     for first in range(0, len(x), BATCH):
         place = slice(first, first + BATCH)
         said = {} if labels is None else {"labels": labels[place]}
@@ -227,7 +227,7 @@ def labels_of(model: Any, given: argparse.Namespace, count: int) -> Tensor | Non
 
 
 def styling(model: Any, given: argparse.Namespace) -> dict:
-    """What is to be said to networks with styles. ModelError where there are none."""
+    """Arguments for networks with styles. ModelError for networks without."""
     if isinstance(model, Model):
         return {"noise": given.noise, "psi": given.psi}
     if given.noise != "random" or given.psi != 1:

@@ -1,4 +1,4 @@
-"""What a pair of networks is worth: Frechet distance to the training data, reconstruction error."""
+"""Evaluation of trained networks: Frechet distance to the training data, reconstruction error."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,27 +23,26 @@ from pipeline.networks.family import ResolutionModel
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class EvaluationConfig:
-    """How trained networks are measured."""
+    """How trained networks are evaluated."""
 
     extractor: Literal["inception", "vgg16", "random"] = "inception"
-    """Whose features are compared; `inception` alone makes an FID."""
+    """Features that are compared; only `inception` gives an FID."""
     weights: str | None = None
-    """Their file; Inception's are fetched once where none is named."""
+    """File of the extractor's weights; null downloads Inception's once."""
     otherwise: Literal["stop", "vgg16", "random"] = "stop"
-    """What to do where the weights cannot be had: not start, or compare other features, under
-    their own name."""
+    """Fallback where the weights are missing: stop, or other features, under their own name."""
     otherwise_weights: str | None = None
-    """The file of those other features, where they need one."""
+    """File of the fallback's weights."""
     samples: Annotated[int, Field(ge=2)] = 50_000
     """Samples that the Frechet distance is taken of; their number is in its name."""
     batch: Annotated[int, Field(ge=1)] = 50
-    """Images sampled or read at once by one process."""
+    """Images that one process samples or reads at a time."""
     cache: str | None = None
-    """Folder of the training data's statistics; none is `statistics` in the dataset's own."""
+    """Folder for statistics of the training data; null is `statistics` in the dataset."""
 
 
 def find_extractor(config: EvaluationConfig) -> tuple[Extractor, str | None]:
-    """The extractor to use, and if it is not the one asked for, a line that says so and why."""
+    """The extractor to use; where it is a fallback, also a warning with the reason."""
     try:
         return features.find(config.extractor, config.weights), None
     except FeaturesError as error:
@@ -57,7 +56,7 @@ def find_extractor(config: EvaluationConfig) -> tuple[Extractor, str | None]:
 
 
 def check_images(manifest: Manifest) -> None:
-    """DatasetError where there are too few for a covariance of their features."""
+    """DatasetError where there are too few images for a covariance of features."""
     if manifest.count("train") < 2:
         raise DatasetError(
             f"{manifest.folder} has 1 training image: a Frechet distance needs 2 at least"
@@ -77,9 +76,9 @@ def counted(name: str, samples: int) -> str:
 
 
 class Evaluation:
-    """Measures networks at any resolution of a dataset; every process must take part.
+    """Evaluates networks at any resolution of a dataset; a collective of all processes.
 
-    `pulse` is called between batches by all processes at once, and may raise to stop.
+    All processes call `heartbeat` after each batch; it may raise to stop.
     """
 
     def __init__(
@@ -88,11 +87,11 @@ class Evaluation:
         data: DataConfig,
         manifest: Manifest,
         device: torch.device,
-        pulse: Callable[[], None],
+        heartbeat: Callable[[], None],
     ):
         check_images(manifest)
         self.config, self.data, self.manifest = config, data, manifest
-        self.device, self.pulse = device, pulse
+        self.device, self.heartbeat = device, heartbeat
         self.extractor, self.announcement = find_extractor(config)
         # Statistics are float64 on the host.
         self.group: Any = dist.new_group(backend="gloo")
@@ -104,7 +103,7 @@ class Evaluation:
         width = network(torch.zeros(2, 3, 8, 8, dtype=torch.uint8, device=self.device)).shape[1]
         real = self._reference(model.resolution, network, width)
         samples = self.samples(model, seed)
-        made = frechet.statistics(samples, network, width, self.group, self.pulse)
+        made = frechet.statistics(samples, network, width, self.group, self.heartbeat)
         distance = frechet.distance(real, made) if processes.is_first() else float("nan")
         return {
             metric_name(self.extractor, self.config.samples): distance,
@@ -112,7 +111,7 @@ class Evaluation:
         }
 
     def _rounds(self, count: int) -> Iterator[range | None]:
-        """This process's batches of `count` things, None to fill up to the others' number."""
+        """This process's batches of `count` items; None pads to the others' number."""
         batch, world = self.config.batch, processes.world_size()
         for first in range(processes.rank() * batch, count + world * batch, world * batch):
             if first - processes.rank() * batch >= count:
@@ -120,7 +119,7 @@ class Evaluation:
             yield range(first, min(first + batch, count)) or None
 
     def samples(self, model: ResolutionModel, seed: int) -> Iterator[Tensor | None]:
-        """The same samples for any number of processes: each batch has draws of its own."""
+        """Samples, the same for any number of processes: each batch has its own seed."""
         for batch in self._rounds(self.config.samples):
             if batch is None:
                 yield None
@@ -129,12 +128,12 @@ class Evaluation:
             yield to_uint8(model.generate(len(batch)))
 
     def images(self, resolution: int, split: str) -> Iterator[Tensor | None]:
-        """As `batches`, images alone."""
+        """Like `batches`, without labels."""
         for batch in self.batches(resolution, split):
             yield None if batch is None else batch.images
 
     def batches(self, resolution: int, split: str) -> Iterator[Batch | None]:
-        """This process's share of a split, float, batch by batch, None to fill up."""
+        """This process's batches of a split, as floats; None pads."""
         rounds = list(self._rounds(self.manifest.count(split)))
         mine = [batch for batch in rounds if batch is not None]
         indices = np.concatenate([np.array(b) for b in mine]) if mine else np.empty(0, np.int64)
@@ -155,13 +154,13 @@ class Evaluation:
         folder = Path(self.config.cache or Path(beside) / "statistics")
         name = f"{self.extractor.metric}-{self.extractor.digest[:12]}-r{resolution:03}-train"
         path = folder / f"{name}-{self.manifest.digest[:12]}.safetensors"
-        known = frechet.cached(path) if processes.is_first() else None
+        known = frechet.load_cached(path) if processes.is_first() else None
         flag = torch.tensor([known is not None], dtype=torch.uint8)
         dist.broadcast(flag, 0, group=self.group)
         if flag:
             return known
         images = (x if x is None else to_uint8(x) for x in self.images(resolution, "train"))
-        found = frechet.statistics(images, network, width, self.group, self.pulse)
+        found = frechet.statistics(images, network, width, self.group, self.heartbeat)
         if processes.is_first():
             _keep(path, found)
         return found
@@ -175,14 +174,14 @@ class Evaluation:
                 x, on = batch.images, model.on(*batch)
                 error = (on.decode(on.encode(x)[0]) - x).double().square()
                 total += torch.tensor([error.sum().item(), error.numel()], dtype=torch.float64)
-            self.pulse()
+            self.heartbeat()
         dist.all_reduce(total, group=self.group)
         return (total[0] / total[1]).item()
 
 
 def _keep(path: Path, found) -> None:
     try:
-        frechet.keep(path, found)
+        frechet.save(path, found)
     except OSError as error:
         print(
             f"statistics of the training data cannot be kept in {path.parent} "

@@ -1,4 +1,4 @@
-"""Feature extractors for Frechet distances, each under the name that its distance may bear."""
+"""Feature extractors, and the name of the Frechet distance of each."""
 
 import os
 import tempfile
@@ -22,11 +22,11 @@ METRICS = {"inception": "fid", "vgg16": "fd_vgg16", "random": "fd_random"}
 
 
 class FeaturesError(Exception):
-    """Features that cannot be had; the message says what is missing and the way out."""
+    """An extractor that cannot be loaded; the message names what is missing and the way out."""
 
 
 class Extractor(NamedTuple):
-    """Which features, from which weights; `load` makes them."""
+    """A kind of features and its weights; `load` makes the module."""
 
     kind: str
     """A key of METRICS."""
@@ -49,11 +49,11 @@ class Extractor(NamedTuple):
 
 
 def find(kind: str, weights: str | None) -> Extractor:
-    """The extractor `kind` with its weights, fetched once for Inception; else FeaturesError."""
+    """The extractor `kind` with its weights; downloads Inception's once. FeaturesError."""
     if kind == "random":
         return Extractor(kind, None, "random-1")
     if kind == "inception":
-        path = Path(weights) if weights else _fetched_inception()
+        path = Path(weights) if weights else _download_inception()
         digest = _digest(path)
         # The file's name ends in the first digits of its sha256.
         expected = URL_INCEPTION_V3.rsplit("-", 1)[1].removesuffix(".pth")
@@ -76,8 +76,8 @@ def _digest(path: Path) -> str:
         raise FeaturesError(f"feature weights {path}: {error.strerror}") from None
 
 
-def _fetched_inception() -> Path:
-    """torch-fidelity's weights in torch's cache, fetched where they are not there yet."""
+def _download_inception() -> Path:
+    """torch-fidelity's weights in torch's cache, downloaded if missing. FeaturesError."""
     path = Path(torch.hub.get_dir()) / "checkpoints" / URL_INCEPTION_V3.rsplit("/", 1)[1]
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -96,7 +96,7 @@ class Inception(nn.Module):
 
     def __init__(self, weights: Path):
         super().__init__()
-        # torch-fidelity unpickles whatever the file holds; it is given tensors alone.
+        # torch-fidelity unpickles the file; it gets a copy with tensors only.
         tensors = torch.load(weights, map_location="cpu", weights_only=True)
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, "weights.pth")
@@ -143,10 +143,10 @@ class VGG16(nn.Module):
 
 
 class RandomFeatures(nn.Module):
-    """256 features of a small convolutional network that never learned anything.
+    """256 features of a small convolutional network with random weights.
 
-    They need no file and no download, and tell gross differences between sets of images; they
-    say nothing about what a person sees.
+    They need no file and no download. They detect gross differences between sets of images, and
+    do not measure perceived quality.
     """
 
     def __init__(self):

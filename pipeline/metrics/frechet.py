@@ -1,4 +1,4 @@
-"""Frechet distances between sets of images, by features, over all processes."""
+"""Frechet distances between sets of images, from features, over all processes."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +15,7 @@ from pipeline.records.files import save_tensors, whole
 
 
 class Statistics:
-    """Mean and covariance of features, gathered batch by batch in float64."""
+    """Mean and covariance of features, accumulated over batches in float64."""
 
     def __init__(self):
         self.count, self.total, self.products = 0, None, None
@@ -43,23 +43,23 @@ class Statistics:
 
 
 def statistics(
-    batches: Iterator[Tensor | None], features: nn.Module, width: int, group, pulse: Callable
+    batches: Iterator[Tensor | None], features: nn.Module, width: int, group, heartbeat: Callable
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean and covariance over the uint8 batches (B, 3, R, R) of all processes.
 
-    Each process gives equally many batches, None where it has no more; `pulse` is called by all
-    after each, and may raise.
+    Each process passes equally many batches, None where it has no more. All processes call
+    `heartbeat` after each batch; it may raise.
     """
     gathered = Statistics()
     for images in batches:
         if images is not None:
             gathered.add(features(images))
-        pulse()
+        heartbeat()
     return gathered.gather(width, group)
 
 
 def of_features(features: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and covariance of features (N, d) that one process holds."""
+    """Mean and covariance of features (N, d) of one process."""
     f = features.double().numpy()
     return f.mean(0), np.cov(f, rowvar=False)
 
@@ -70,8 +70,8 @@ def distance(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray])
     return fid_statistics_to_metric(*pair, verbose=False)[KEY_METRIC_FID]
 
 
-def cached(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
-    """The statistics that `keep` wrote, None where there are none."""
+def load_cached(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
+    """The statistics that `save` wrote, or None."""
     try:
         tensors = load_file(path)
         return tensors["mean"].numpy(), tensors["covariance"].numpy()
@@ -79,8 +79,8 @@ def cached(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
         return None
 
 
-def keep(path: Path, values: tuple[np.ndarray, np.ndarray]) -> None:
-    """Writes statistics where `cached` finds them."""
+def save(path: Path, values: tuple[np.ndarray, np.ndarray]) -> None:
+    """Writes statistics for `load_cached`."""
     tensors = dict(zip(("mean", "covariance"), map(torch.from_numpy, values), strict=True))
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole(path) as beside:

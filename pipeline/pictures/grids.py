@@ -1,4 +1,4 @@
-"""Pictures of images: grids of samples, rows of inputs over their reconstructions."""
+"""Grids of images: samples, rows of inputs over their reconstructions."""
 
 import numpy as np
 import torch

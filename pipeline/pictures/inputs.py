@@ -1,4 +1,4 @@
-"""Where latents come from: image files, an array of latents, or draws of the prior."""
+"""Sources of latents: image files, an array of latents, or draws of the prior."""
 
 import sys
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""What images are written as: a grid, a folder of PNGs, an array or a movie, told by the name."""
+"""Writes images as a grid, a folder of PNGs, an array or a movie, chosen by the file's ending."""
 
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
@@ -19,7 +19,7 @@ MOVIE_SIDE = 256  # pixels: smaller frames are enlarged to about this, each pixe
 
 
 class OutputError(Exception):
-    """Something that cannot be written; the message says what can."""
+    """An output that cannot be written; the message names what can."""
 
 
 def check(out: Path, read: Iterable[Path] = ()) -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints: one folder each, safetensors and JSON, whole or not at all, checked when read.
+"""Checkpoints: one folder each of safetensors and JSON, written atomically, verified when read.
 
     checkpoints/000120000/
       weights.safetensors     both networks, float32; those that pipeline/convert.py made may have

@@ -15,10 +15,10 @@ from torch import Tensor
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write a file or folder at; it takes the name at the end.
+    """Yields a temporary path beside `path` for a file or folder, and renames it at the end.
 
-    What is there is on the disk before it takes the name, and where writing fails nothing stays.
-    An existing file is replaced; an existing folder must have been removed before.
+    The content is flushed to the disk before the rename; where writing fails, nothing is left.
+    An existing file is replaced; an existing folder must be removed before.
     """
     beside = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.partial")
     try:
@@ -41,7 +41,7 @@ def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Of a file's content, in hexadecimal."""
+    """sha256 of a file's content, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):

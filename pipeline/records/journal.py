@@ -1,7 +1,6 @@
-"""The record of a training in its own folder: `metrics.jsonl`, a line for each time of logging.
+"""The log of a training in its folder: `metrics.jsonl`, one line per logging step.
 
-A tracking server that has missed something is told from it, and by it a resumed training knows what
-it has measured.
+MLflow gets from it what it missed, and a resumed training what it has evaluated.
 """
 
 import errno
@@ -22,13 +21,13 @@ class Journal:
             self.lines = [json.loads(line) for line in _complete(path.read_text())]
 
     def rewind(self, images: int) -> None:
-        """Forgets what lies after `images` images seen, which is about to be done again."""
+        """Drops the lines after `images` images seen; they will be written again."""
         self.lines = [line for line in self.lines if line["images"] <= images]
         with whole(self.path) as beside:
             beside.write_text("".join(json.dumps(line) + "\n" for line in self.lines))
 
     def write(self, images: int, resolution: int, values: dict[str, float]) -> None:
-        """Adds a line. OSError where the disk takes no more; the file stays whole."""
+        """Appends a line. OSError where the disk is full; the file stays valid."""
         line = {"images": images, "resolution": resolution, **values}
         self.lines.append(line)
         data = (json.dumps(line) + "\n").encode()
@@ -53,5 +52,5 @@ class Journal:
 
 
 def _complete(text: str) -> list[str]:
-    """The lines of `text` without a last one that a kill cut short."""
+    """The lines of `text` without a last one that a kill truncated."""
     return text[: text.rfind("\n") + 1].splitlines()

@@ -141,12 +141,12 @@ def test_the_same_values_for_any_number_of_processes_and_from_the_cache(dataset,
 
 def test_damaged_statistics_are_measured_again(tmp_path):
     path = tmp_path / "s.safetensors"
-    assert frechet.cached(path) is None
-    frechet.keep(path, (np.zeros(2), np.eye(2)))
-    mean, covariance = frechet.cached(path)
+    assert frechet.load_cached(path) is None
+    frechet.save(path, (np.zeros(2), np.eye(2)))
+    mean, covariance = frechet.load_cached(path)
     assert mean.tolist() == [0, 0] and covariance.tolist() == [[1, 0], [0, 1]]
     path.write_bytes(path.read_bytes()[:20])
-    assert frechet.cached(path) is None
+    assert frechet.load_cached(path) is None
 
 
 def test_a_cache_that_cannot_be_written_is_announced(tmp_path, capsys):
