@@ -27,7 +27,7 @@ def load(
     `resolution` is the largest trained one unless given. `alpha` is how far that has faded in: at
     the largest one the checkpoint's own unless given, below it 1. `device` is a GPU where there is
     one. `averaged` False takes the weights that were trained, not their moving averages.
-    The model is of its family's class: `pipeline.networks.style.trained.Model`.
+    The model is of its family's class: `Model` in `trained` of a package in pipeline/networks/.
     CheckpointError, ModelError.
     """
     folder = find(Path(path))

@@ -27,6 +27,7 @@ from pipeline import model as models
 from pipeline.card import card
 from pipeline.data.loaders import to_uint8
 from pipeline.networks.family import ModelError
+from pipeline.networks.style.trained import styled
 from pipeline.pictures.grids import grid
 from pipeline.records import checkpoints
 from pipeline.records.checkpoints import Checkpoint, CheckpointError
@@ -69,7 +70,7 @@ def pack(checkpoint: Path, out: Path) -> str:
     averaged = checkpoints.read_part(source, about, "ema")
     if not averaged:
         raise ModelError(f"{source} has no averaged weights to share")
-    loaded = models.load(source, device="cpu")
+    loaded = styled(models.load(source, device="cpu"))
     kept = {k: v for k, v in about.items() if k not in ("format", "versions", "sha256")}
     out.parent.mkdir(parents=True, exist_ok=True)
     with whole(out) as beside:
