@@ -52,9 +52,9 @@ def car(seed: int, index: int) -> Car:
 
 
 class Box(NamedTuple):
-    centre: tuple[float, float, float]
-    half: tuple[float, float, float]
-    colour: tuple[float, float, float]
+    centre: tuple[float, ...]
+    half: tuple[float, ...]
+    colour: tuple[float, ...]
 
 
 def boxes(c: Car) -> list[Box]:
@@ -75,7 +75,7 @@ def boxes(c: Car) -> list[Box]:
     return found
 
 
-def colour(hue: float, value: float) -> tuple[float, float, float]:
+def colour(hue: float, value: float) -> tuple[float, ...]:
     wheel = np.clip(np.abs((hue * 6 + np.array([0, 4, 2])) % 6 - 3) - 1, 0, 1)
     return tuple((value * (0.25 + 0.75 * wheel)).tolist())
 
