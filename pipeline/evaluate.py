@@ -18,6 +18,9 @@ are those of the checkpoint's configuration, unless set after the command.
     psnr                 of 8-bit images, in dB, mean over images
     lpips_vgg            of reconstructions, with the VGG16 of --vgg16; the name says so where they
                          were enlarged for it
+    label_accuracy_      of networks with classes: share of samples that a linear map of features,
+                         fitted to training images, gives their class; beside that of test images
+    fid_5k_of_cat, ...   of networks with classes: the distance of one class
     kl_real, kl_rec,     nats of q(z|x) to the prior, of test images, their reconstructions, and as
     kl_fake              many samples; kl_fake above kl_real is expected of a healthy model
 """
@@ -25,7 +28,9 @@ are those of the checkpoint's configuration, unless set after the command.
 import argparse
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import ConfigDict, Field
@@ -40,7 +45,7 @@ from pipeline import model, processes
 from pipeline.config import ConfigError, override, parse
 from pipeline.data.config import DataConfig
 from pipeline.data.loaders import to_uint8
-from pipeline.metrics import frechet, perceptual
+from pipeline.metrics import classes, frechet, perceptual
 from pipeline.metrics.evaluation import Evaluation, EvaluationConfig, counted, metric_name
 from pipeline.metrics.features import FeaturesError
 from pipeline.metrics.perceptual import LPIPS
@@ -120,13 +125,46 @@ def measure(loaded: Model, config: Config, lpips: LPIPS | None, seed: int) -> di
     grown = loaded.measured
     with torch.no_grad():
         network = evaluation.extractor.load(loaded.device)
-        images = (to_uint8(x) for x in evaluation.images(loaded.resolution, "train"))
+        images, labels = labelled(evaluation.batches(loaded.resolution, "train"))
         real = gather(images, network, manifest.count("train"), "training images")
         samples = evaluation.samples(grown, seed)
         fake = gather(samples, network, asked.samples, "samples")
         values = distances(real, fake, evaluation)
+        if getattr(loaded, "classes", 0):
+            values |= of_classes(loaded, evaluation, network, (real, torch.cat(labels)), fake)
         torch.manual_seed(seed)
         return values | of_images(grown, evaluation, lpips)
+
+
+def labelled(batches) -> tuple[Iterator[Tensor], list[Tensor]]:
+    """uint8 images, and a list that their labels are put in as they are read."""
+    labels: list[Tensor] = []
+
+    def images() -> Iterator[Tensor]:
+        for x, of_batch in batches:
+            if of_batch is not None:
+                labels.append(of_batch.cpu())
+            yield to_uint8(x)
+
+    return images(), labels
+
+
+def of_classes(
+    loaded: Any, evaluation: Evaluation, network, real: tuple[Tensor, Tensor], fake: Tensor
+) -> dict[str, float]:
+    """Label accuracy of samples, beside that of test images, and a distance for each class."""
+    kind, names = evaluation.extractor.kind, list(evaluation.manifest.classes)
+    images, labels = labelled(evaluation.batches(loaded.resolution, "test"))
+    test = gather(images, network, evaluation.manifest.count("test"), "test images")
+    made = (fake, classes.in_turn(len(fake), evaluation.config.batch, len(names)))
+    of_samples, of_test = classes.label_accuracy(real, (test, torch.cat(labels)), made)
+    each = classes.distances(real, made, names)
+    metric = metric_name(evaluation.extractor, len(fake) // len(names))
+    return {
+        f"label_accuracy_{kind}": of_samples,
+        f"label_accuracy_{kind}_of_test_images": of_test,
+        **{f"{metric}_of_{name}": value for name, value in each.items()},
+    }
 
 
 def gather(batches, network, count: int, name: str) -> Tensor:

@@ -11,8 +11,14 @@ from PIL import Image
 from dataprep import shard
 from dataprep.manifest import DatasetError, Manifest
 from pipeline import evaluate
+from pipeline.config import plain
 from pipeline.data.config import DataConfig
 from pipeline.metrics.evaluation import Evaluation, EvaluationConfig
+from pipeline.networks.residual.autoencoder import Autoencoder as Residual
+from pipeline.networks.residual.shape import Shape as ResidualShape
+from pipeline.records import checkpoints
+from pipeline.records.checkpoints import Checkpoint
+from tests.dataprep.archives import make_cifar
 from tests.pipeline import trained
 from tests.processes import run_together
 
@@ -108,3 +114,25 @@ def test_what_is_missing_is_said(tmp_path):
         with pytest.raises(SystemExit) as stopped:
             evaluate.main(["--checkpoint", str(path), *arguments])
         assert reason in stopped.value.code
+
+
+def test_networks_with_classes_are_measured_by_class(tmp_path):
+    names = ["red", "green", "blue"]
+    make_cifar(tmp_path / "files", {"data_batch_1.bin": 60, "test_batch.bin": 12}, names)
+    how = ["--max-resolution", "32", "--labels", "stored", "--split", "folder", "--workers", "1"]
+    out = tmp_path / "data"
+    assert shard.main([str(tmp_path / "files"), "--out", str(out), *how]) == 0
+    torch.manual_seed(0)
+    shape = ResidualShape(channels=[4, 8], latent=4, classes=3)
+    made = Residual(shape)
+    weights = made.state_dict()
+    x = torch.rand(2, 32, 3, 32, 32) * 2 - 1
+    derived = made.derived(lambda batches, size: ((part, torch.arange(32) % 3) for part in x))
+    about = {"images": 0, "resolution": 32, "alpha": 1.0, "config": {"shape": plain(shape)}}
+    checkpoints.save(tmp_path / "run", Checkpoint(weights, weights | derived, {}, about))
+    given = (str(out), str(tmp_path / "run"), str(tmp_path / "n.json"))
+    (found,) = run_together(1, run, *given)
+    values = found["values"]
+    assert values["label_accuracy_random_of_test_images"] > 0.9, "each class has its colour"
+    assert 0 <= values["label_accuracy_random"] <= 1
+    assert {f"fd_random_23_of_{name}" for name in names} <= set(values)
