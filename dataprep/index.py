@@ -1,7 +1,7 @@
-"""A manifest for tars that are WebDataset already, where they lie: --index.
+"""--index: writes a manifest for existing WebDataset tars.
 
-Nothing is copied. Each tar is read once, for its sha256 and for what training relies on: one image
-for each sample, all of them RGB squares of one size, and labels for all samples or for none.
+Nothing is copied. Each tar is read once, for its sha256 and to check what training relies on: each
+sample has one image, all images are RGB squares of one size, and all samples have labels or none.
 """
 
 import glob
@@ -44,7 +44,7 @@ def index(pattern: str, out: Path, test_fraction: float, workers: int) -> Manife
     """Write `out`/manifest.json for the tars of `pattern`; the last of them are the test split.
 
     `pattern` is a tar, a folder of tars, a pattern of paths, or an address, each with {000..099}
-    for a range of numbers. DatasetError where training could not read them as they are.
+    for a range of numbers. DatasetError if training cannot read them.
     """
     tars = listed(pattern)
     if len(tars) < 2:
@@ -151,7 +151,7 @@ class Hashed(io.RawIOBase):
 
 
 def look(tar: str) -> Found:
-    """What is in a tar; DatasetError where it cannot be trained on as it is."""
+    """What a tar contains; DatasetError if training cannot read it."""
     try:
         with store.Stream(tar) if store.is_remote(tar) else open(tar, "rb") as source:
             hashed = Hashed(source)
@@ -170,7 +170,7 @@ def look(tar: str) -> Found:
 
 
 def samples(tar: str, archive: tarfile.TarFile) -> Found:
-    """The samples of an open tar: their members lie side by side, and one of them is an image."""
+    """The samples of an open tar: members are consecutive, and one of them is an image."""
     sides, labels, image = set(), {}, {}
     current = None
     for member in archive:
@@ -181,7 +181,7 @@ def samples(tar: str, archive: tarfile.TarFile) -> Found:
         if not member.isreg():
             continue
         if key != current and key in labels:
-            raise DatasetError(f"{tar}: the members of {key} do not lie together: {OTHERWISE}")
+            raise DatasetError(f"{tar}: the members of {key} are not consecutive: {OTHERWISE}")
         current = key
         labels.setdefault(key, None)
         if ending.lower() == "cls":

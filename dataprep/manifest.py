@@ -97,7 +97,7 @@ class Manifest:
 
     @classmethod
     def load(cls, folder: str | Path) -> "Manifest":
-        """Read `folder`/manifest.json; DatasetError where it is missing, damaged or altered.
+        """Read `folder`/manifest.json; DatasetError if it is missing, damaged or altered.
 
         `folder` may be an address, too: see `dataprep.store`.
         """
@@ -137,7 +137,7 @@ class Manifest:
 
     @property
     def place(self) -> str:
-        """Where it lies: an absolute path, or an address."""
+        """Its absolute path, or its address."""
         return str(self.folder.resolve() if isinstance(self.folder, Path) else self.folder)
 
     @property

@@ -1,7 +1,7 @@
-"""What the portraits are painted with: soft masks, colours in linear light, strands, a grid.
+"""Tools for painting: soft masks, colours in linear light, hair strands, a grid.
 
-A mask and every coordinate is a float32 array (H, W), a canvas (3, H, W); lengths are in half
-frames, so the picture spans [-1, 1] in X (right) and in Y (up).
+Masks and coordinates are float32 arrays (H, W), a canvas is (3, H, W). Lengths are in half frames:
+the image spans [-1, 1] in X (right) and in Y (up).
 """
 
 import functools

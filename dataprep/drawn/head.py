@@ -1,8 +1,8 @@
-"""A head as a relief: where each pixel meets it, which way it faces there, how it is lit.
+"""A head as a relief: the point, the normal and the light at each pixel.
 
 A point of the head is (x, y), x to the right and y up from between the eyes, in half frames. What
-is painted in these coordinates turns with the head. `f` is a `faces.Face`, `g` what is known
-of each pixel: see `pose`.
+is painted in these coordinates turns with the head. `f` is a `faces.Face`; `g` has an array for
+each property of the pixels: see `pose`.
 """
 
 import functools

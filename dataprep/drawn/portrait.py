@@ -1,6 +1,6 @@
-"""Draws a portrait, from the background to the hair over the forehead.
+"""Draws a portrait, from back to front.
 
-`f` is a `faces.Face`; `g` holds what is known of each pixel, the canvas too: see `head.pose`.
+`f` is a `faces.Face`; `g` has an array for each property of the pixels: see `head.pose`.
 """
 
 import functools

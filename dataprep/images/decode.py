@@ -109,7 +109,7 @@ def is_plain_png(image: Image.Image, data: bytes) -> bool:
 
 
 def plain_png(data: bytes) -> np.ndarray:
-    """The pixels (H, W, 3) of such a PNG; BadImageError where it is damaged."""
+    """The pixels (H, W, 3) of such a PNG; BadImageError if it is damaged."""
     at = len(PNG_SIGNATURE)
     try:
         kind = None
@@ -125,7 +125,7 @@ def plain_png(data: bytes) -> np.ndarray:
 
 
 def rgb(image: Image.Image) -> Image.Image:
-    """The image in mode RGB; BadImageError where its range of values is anybody's guess."""
+    """The image in mode RGB; BadImageError if the range of its values is unknown."""
     if image.mode == "RGB":
         return image
     if image.mode.startswith("I;16"):

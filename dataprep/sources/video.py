@@ -42,7 +42,7 @@ def entries(path: Path, options: Options) -> Iterator[Entry | Skipped]:
 
 
 def ranges(path: Path) -> list[tuple[int, int]]:
-    """The (first, last) frames that the list gives for a video; none where there is none."""
+    """The ranges (first, last) of frames that the list has for a video; [] without a list."""
     name = path.stem.removesuffix("_uncomp")
     for folder in (path.parent, path.parent.parent):
         if (folder / LIST).is_file():
