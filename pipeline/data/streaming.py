@@ -245,8 +245,10 @@ class Checked(io.RawIOBase):
 def register_openers() -> None:
     """Has webdataset open addresses by `dataprep.store`.
 
-    Its own opener of http:// runs curl, which tries 30 times in silence and of which it does not
-    learn that an answer ended early; for s3:// it has none, and a shell runs its pipe:.
+    Its own opener of http:// runs curl, which waits for ever where an answer stalls, tries 30 times
+    in silence where the server is away, and not again where an answer ends early; without a
+    Content-Length that is no error, and the samples behind it are missing (webdataset 1.0.2). For
+    s3:// it has no opener, and its pipe: runs a shell.
     """
     for scheme in ("http", "https", "s3", "pipe"):
         gopen_schemes[scheme] = open_stream

@@ -15,13 +15,16 @@ class Server:
     stall      answers that send half, and then nothing for as long as the server is up
     status     what it says in the place of an answer, for `failures` answers
     ranges     whether it heeds a Range
+    lengths    whether it says how long an answer is
+    spoil      whether a byte of each tar is another
     """
 
     def __init__(self, folder: Path, port: int = 0):
         self.folder, self.asked = Path(folder), Counter()
         self.truncate = self.status = None
         self.stall = self.failures = 0
-        self.ranges, self.spoil = True, False
+        self.ranges = self.lengths = True
+        self.spoil = False
         self.ended = threading.Event()
         outer = self
 
@@ -60,7 +63,8 @@ class Server:
         else:
             request.send_response(200)
         data = data[start:]
-        request.send_header("Content-Length", str(len(data)))
+        if self.lengths:
+            request.send_header("Content-Length", str(len(data)))
         request.end_headers()
         if faulty and self.stall:
             self.stall -= 1

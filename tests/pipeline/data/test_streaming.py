@@ -142,9 +142,10 @@ def test_pipe_runs_a_command_for_each_file_and_no_shell(made, tmp_path):
         store.read(f"pipe:cat {tmp_path}/missing", Patience(1, 0.3))
 
 
-def test_answers_that_end_early_are_gone_on_with(made, server):
+@pytest.mark.parametrize("lengths", [True, False])
+def test_answers_that_end_early_are_gone_on_with(made, server, lengths):
     expected = batches(made, range(0, 60, 4))
-    server.truncate = 3000
+    server.truncate, server.lengths = 3000, lengths
     assert same(expected, batches(server.address, range(0, 60, 4), **SOON))
     assert max(server.asked.values()) > 1
 
