@@ -1,4 +1,4 @@
-"""What a run was made from: the code's commit, the data, the job."""
+"""Origin of a run: commit of the code, data, job."""
 
 import os
 import socket
@@ -18,17 +18,17 @@ DIRTY = "-dirty"
 
 
 def version() -> str | None:
-    """The commit of the code that runs, with -dirty where files differ from it; of a copy made
+    """The commit of the running code, with -dirty where files differ from it; of a copy made
     for a job, that which was copied."""
     copied = ROOT / VERSION
     if copied.exists():
         return copied.read_text()
     git = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--exclude=*"]
     try:
-        said = subprocess.run([*git, f"--dirty={DIRTY}"], capture_output=True, text=True)
+        result = subprocess.run([*git, f"--dirty={DIRTY}"], capture_output=True, text=True)
     except OSError:
         return None
-    return said.stdout.strip() or None
+    return result.stdout.strip() or None
 
 
 def program() -> str:
@@ -40,7 +40,7 @@ def program() -> str:
 
 
 def lineage(config: Config) -> dict[str, str]:
-    """Where a training's weights come from: the checkpoint of another run, or a model."""
+    """The origin of a training's weights: the checkpoint of another run, or a model."""
     found = {"init": config.init} if config.init else {}
     if config.sweep:
         found["sweep.id"] = config.sweep

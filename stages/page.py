@@ -1,4 +1,4 @@
-"""A stage on one page, as HTML that needs no other file: what came out, and what it cost."""
+"""The report of a stage as one self-contained HTML file: results and cost."""
 
 import base64
 import io
@@ -27,7 +27,7 @@ figure img { max-width: 100%; width: 29rem } .bad { color: #b00020 }
 
 
 def of(config: Config, manifest: Manifest, journal: Journal, moment: Moment, folder: Path) -> str:
-    """The page of the stage that ended at `moment.last`; its pictures are in `folder`."""
+    """The report of the stage that ended at `moment.last`; its pictures are in `folder`."""
     side, number = moment.stage.resolution, moment.number
     lines = [line for line in journal.lines if line["resolution"] == side]
     pictures = [
@@ -59,7 +59,7 @@ def of(config: Config, manifest: Manifest, journal: Journal, moment: Moment, fol
 
 
 def numbers(lines: list[dict], side: int) -> list[tuple[str, str]]:
-    """The stage's evaluations: the last, and the best distance where that is another."""
+    """The stage's last evaluation, and its best distance if that is an earlier one."""
     measured = [line for line in lines if "evaluation_seconds" in line]
     if not measured:
         return [("not evaluated", "")]
@@ -68,16 +68,16 @@ def numbers(lines: list[dict], side: int) -> list[tuple[str, str]]:
     values = names.with_best(history)
     found = []
     for name in history[-1][1]:
-        said = f"{values[name]:.5g}"
+        text_of_value = f"{values[name]:.5g}"
         if values.get(f"{name}_best", values[name]) < values[name]:
             at = values[f"{name}_best_images"]
-            said += f"  (best {values[f'{name}_best']:.5g} at {at:,} images)"
-        found.append((name, said))
+            text_of_value += f"  (best {values[f'{name}_best']:.5g} at {at:,} images)"
+        found.append((name, text_of_value))
     return found
 
 
 def health(lines: list[dict]) -> list[tuple[str, str]]:
-    """Steps left out, and how often the KL of fakes was below that of reals."""
+    """Skipped steps, and how often the KL of fakes was below that of reals."""
     logs = [line for line in lines if "evaluation_seconds" not in line]
     counts = [0, *(log.get("skipped_steps", 0) for log in logs)]
     skipped = sum(max(0, b - a) for a, b in pairwise(counts))
@@ -140,7 +140,7 @@ def figure(name: str, data: bytes) -> str:
 
 
 def wide(draw: Callable) -> str:
-    """What `draw` saves in a file that it is given."""
+    """The bytes that `draw` writes to a file object."""
     file = io.BytesIO()
     draw(file)
     return image(file.getvalue(), "", "wide")

@@ -1,4 +1,4 @@
-"""Stages in passes over the training images, as the published code counts, made into images."""
+"""Converts stages given in passes over the training images, as published, into images."""
 
 from typing import Any
 

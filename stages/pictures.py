@@ -1,4 +1,4 @@
-"""What a model makes of fixed draws and fixed test faces, at each time the same."""
+"""Images of a model from fixed draws and fixed test images."""
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ COLUMNS, SHOWN, STRIPS = 8, 32, 4
 
 @torch.no_grad()
 def of(model: ResolutionModel, data: DataConfig, manifest: Manifest, seed: int) -> dict[str, Image]:
-    """By name: test faces over their reconstructions, samples, and ways from face to face."""
+    """By name: test images over their reconstructions, samples, and interpolations."""
     count, device = min(SHOWN, manifest.count("test")), model.device
     indices = np.arange(count)
     x, labels = next(split_images(data, manifest, model.resolution, "test", indices, count, device))

@@ -1,4 +1,4 @@
-"""Plots over images seen: the schedule that will be followed, the losses that were."""
+"""Plots over images seen: the planned schedule, the logged losses."""
 
 from pathlib import Path
 from typing import BinaryIO

@@ -14,7 +14,7 @@ from stages.config import Config, Every, StageConfig
 
 @dataclass(frozen=True)
 class Moment:
-    """What holds at one number of images seen."""
+    """The settings at a number of images seen."""
 
     number: int
     """Of the stage, from 0."""
@@ -24,7 +24,7 @@ class Moment:
     last: int
     """Images seen when it ends."""
     alpha: float
-    """How far the stage's resolution is faded in: 0 to 1."""
+    """Fade-in of the stage's resolution: 0 to 1."""
     lr: float
     """Learning rate."""
     objective: Objective
@@ -42,7 +42,7 @@ def ends(config: Config) -> set[int]:
 
 
 def at(config: Config, images: int) -> Moment:
-    """What trains on the step that follows `images` images; at the total, the last stage's."""
+    """The settings of the step after `images` images; at the total, those of the last stage."""
     ends = list(accumulate(stage.images for stage in config.stages))
     number = min(bisect_right(ends, images), len(ends) - 1)
     stage, last = config.stages[number], ends[number]
@@ -71,7 +71,7 @@ def learning_rate(stage: StageConfig, images: int) -> float:
 
 
 def engine_of(config: Config, stage: StageConfig) -> EngineConfig:
-    """The engine's configuration with what the stage sets in its place."""
+    """The engine's configuration with the stage's values."""
     own: dict[str, Any] = {"beta_2": stage.beta_2, "eps": stage.eps}
     return replace(config.engine, **{key: v for key, v in own.items() if v is not None})
 
@@ -79,8 +79,8 @@ def engine_of(config: Config, stage: StageConfig) -> EngineConfig:
 def objective_at(config: Config, stage: StageConfig, images: int) -> Objective:
     """The stage's objective, or the VAE of the start.
 
-    That VAE carries the objective's s, so that Adam's denominators fit what follows: the published
-    one does not, and the first adversarial steps are then a few hundredths of their size (C.6).
+    The VAE has the objective's s, so that Adam's denominators fit the steps that follow. The
+    published one has not; its first adversarial steps are a few hundredths of their size (C.6).
     beta_neg changes with the stage, not an epoch later (C.4).
     """
     o = config.objective
