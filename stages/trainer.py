@@ -75,6 +75,7 @@ class Trainer:
         self.images, self.saved = 0, 0
         self.stage: Stage | None = None
         self.resumed: Checkpoint | None = None
+        self.found_derived: tuple[int, dict[str, Tensor]] = (-1, {})
         self.draws = 0  # how often it went back after it diverged
         self.signals = StopSignals(dist.new_group(backend="gloo"))
         self.evaluation = Evaluation(
@@ -211,10 +212,14 @@ class Trainer:
         return self.ema.module.at(moment.stage.resolution, moment.alpha, derived)
 
     def derived(self, moment: schedule.Moment) -> dict[str, Tensor]:
-        """What follows from the moving averages, and from training images."""
-        side, seed = moment.stage.resolution, self.config.seed
-        given = (self.config.data, self.manifest, side, seed, self.device)
-        return self.ema.module.derived(partial(drawn_images, *given))
+        """What follows from the moving averages and from training images, found once for each
+        number of images seen."""
+        if self.found_derived[0] != self.images:
+            side, seed = moment.stage.resolution, self.config.seed
+            given = (self.config.data, self.manifest, side, seed, self.device)
+            found = self.ema.module.derived(partial(drawn_images, *given))
+            self.found_derived = (self.images, found)
+        return self.found_derived[1]
 
     def evaluate(self, moment: schedule.Moment) -> None:
         """Measures the averaged networks, unless the journal holds it from before a kill."""
@@ -281,6 +286,7 @@ class Trainer:
 
     def load_weights(self, weights: dict[str, Tensor], ema: dict[str, Tensor], path: Path) -> None:
         """Weights and averages; parameters of resolutions that `path` lacks stay as they began."""
+        self.found_derived = (-1, {})
         for module, tensors in ((self.networks, weights), (self.ema.module, ema)):
             own = module.state_dict()
             given = {n: t for n, t in tensors.items() if n not in module.DERIVED}
