@@ -41,6 +41,7 @@ DIRECTIONS, REACH = 8, 3.0  # sliders, and how many standard deviations each goe
 STRIP = 7  # faces from the first to the second
 SHOWN = 256  # pixels: smaller images are enlarged to this
 TOO_LARGE = 30 << 20  # bytes of a photo
+STYLE = ".q-uploader__list { display: none }"  # of files that are shown as faces at once
 
 
 def directions(model: Model, count: int, draws: int = 16_384) -> Tensor:
@@ -124,6 +125,7 @@ class Page:
         self.result: Image.Image | None = None
         self.stale, self.faces_differ = asyncio.Event(), True
         self.photos, self.decoded, self.numbers = [], [], []
+        ui.add_css(STYLE)
         with ui.column().classes("w-full max-w-6xl mx-auto p-2 md:p-4 gap-4"):
             with ui.column().classes("gap-0"):
                 ui.label(title).classes("text-2xl font-bold")
@@ -173,7 +175,7 @@ class Page:
             max_file_size=TOO_LARGE,
             on_upload=uploaded,
             on_rejected=lambda: ui.notify(f"photos of up to {TOO_LARGE >> 20} MB"),
-        ).props("accept=image/* flat bordered").classes("w-full")
+        ).props("accept=image/* flat bordered").classes("w-full")  # its list: see STYLE
 
     def directions(self) -> None:
         """Sliders along the principal directions and the named ones; naming what they do now."""
@@ -184,7 +186,7 @@ class Page:
             ]
         with ui.row().classes("items-end gap-2"):
             ui.button("back to 0", on_click=self.reset).props("outline")
-            name = ui.input("name of what the sliders do now")
+            name = ui.input("name of what the sliders do now").classes("w-64")
             ui.button("keep", on_click=lambda: self.keep(name.value.strip()))
 
     def styles(self) -> None:

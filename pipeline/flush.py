@@ -32,12 +32,12 @@ def main(arguments: list[str] | None = None) -> None:
         )
     store = Store(known["uri"], folder, known["experiment"])
     if not entries:
-        print(f"MLflow at {store.uri} has all entries of {given.run}")
+        print(f"MLflow at {store.shown} has all entries of {given.run}")
         return
-    outbox = Outbox(folder / NAME, store.send, f"MLflow at {store.uri}", print)
+    outbox = Outbox(folder / NAME, store.send, f"MLflow at {store.shown}", print)
     if flush(outbox, folder, given.wait):
         sys.exit(1)
-    print(f"MLflow at {store.uri} got {len(entries)} entries")
+    print(f"MLflow at {store.shown} got {len(entries)} entries")
 
 
 if __name__ == "__main__":

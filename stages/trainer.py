@@ -19,6 +19,7 @@ from pipeline.metrics.evaluation import Evaluation, metric_name
 from pipeline.networks.family import ResolutionModel
 from pipeline.records import checkpoints
 from pipeline.records.checkpoints import Checkpoint, CheckpointError
+from pipeline.records.system import System
 from stages import health, plan, schedule
 from stages.config import Config
 from stages.health import DivergedError
@@ -85,10 +86,12 @@ class Trainer:
             self.folder.claim()
         dist.barrier()
         self.resume()
+        self.system = System(self.signals.group) if config.tracking.system_metrics else None
         self.report = None
         if processes.is_first():
             self.report = Report(config, self.folder, self.manifest, self.images)
             self.report.say(self.evaluation.announcement)
+            self.report.say(self.system and self.system.missing)
 
     def run(self) -> int:
         status = "FAILED"
@@ -197,6 +200,8 @@ class Trainer:
         engines = self.stage.engines
         skipped = max(e.skipped for e in engines)
         values |= {"alpha": moment.alpha, "lr": moment.lr, "skipped_steps": skipped}
+        if self.system:
+            values |= self.system.read()
         if self.report:
             self.report.log(self.images, moment, values, max(e.recent[1] for e in engines))
         health.check(engines, values, self.meter.broken, moment, self.images, self.signals.group)

@@ -20,7 +20,9 @@ DISTANCES = ("fid", "fd_")
 
 
 def grouped(name: str) -> str:
-    """`lr` is `schedule/lr`; what is in no group is in `train/`."""
+    """`lr` is `schedule/lr`; what is in no group is in `train/`; `system/NODE/...` stays."""
+    if "/" in name:
+        return name
     group = next((g for g, starts in GROUPS.items() if name.startswith(starts)), "train")
     return f"{group}/{name}"
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import sqlite3
 import time
 from contextlib import AbstractContextManager, nullcontext
@@ -59,6 +60,7 @@ class Store:
     def __init__(self, uri: str | None, folder: Path, experiment: str, notify=print):
         self.folder, self.experiment, self.notify = folder, experiment, notify
         self.uri, self.own = address(uri, folder), uri is None
+        self.shown = without_password(self.uri)
         record = folder / RECORD
         known = json.loads(record.read_text()) if record.exists() else {}
         if known.get("uri") not in (uri, self.uri):
@@ -91,9 +93,9 @@ class Store:
         except (MlflowException, OSError) as error:
             if not _is_client_error(error):
                 raise TrackingError(reason(error)) from error
-            self.notify(f"MLflow at {self.uri} refused {what}: {reason(error)}")
+            self.notify(f"MLflow at {self.shown} refused {what}: {reason(error)}")
         except (_Missing, ValueError) as error:
-            self.notify(f"MLflow at {self.uri} has not got {what}: {error}")
+            self.notify(f"MLflow at {self.shown} has not got {what}: {error}")
 
     # The kinds of entry. Times are in ms since 1970.
 
@@ -103,6 +105,8 @@ class Store:
         if run != PARENT:
             tags = {"mlflow.parentRunId": self._id(PARENT), **tags}
         known = self.known.get("parent") if run == PARENT else self.known["stages"].get(run)
+        if known is None and run != PARENT and self._id(PARENT) not in self.made:
+            known = self._unrecorded(run)
         if known and self._is_there(known):
             self.client.update_run(known, status="RUNNING")
             self.client.log_batch(known, tags=[RunTag(k, v) for k, v in tags.items()])
@@ -110,7 +114,7 @@ class Store:
         else:
             if known:
                 self.notify(
-                    f"MLflow at {self.uri} has no run {known} any more: {name} gets a new one"
+                    f"MLflow at {self.shown} has no run {known} any more: {name} gets a new one"
                 )
             tags = {"mlflow.runName": name, **tags}
             made = self.client.create_run(self._experiment(), time, tags, name)
@@ -222,6 +226,15 @@ class Store:
             raise _Missing(f"it belongs to {run or 'a training'}, of which there is no run")
         return found
 
+    def _unrecorded(self, stage: str) -> str | None:
+        """A stage's run that was made just before a kill."""
+        experiment = self.client.get_run(self._id(PARENT)).info.experiment_id
+        parent = f"tags.`mlflow.parentRunId` = '{self._id(PARENT)}'"
+        found = self.client.search_runs([experiment], f"{parent} AND tags.resolution = '{stage}'")
+        # An evaluation of the stage's checkpoint has these tags, too, and its checkpoint's.
+        ids = [run.info.run_id for run in found if "checkpoint" not in run.data.tags]
+        return ids[0] if ids else None
+
     def _is_there(self, id: str) -> bool:
         try:
             info = self.client.get_run(id).info
@@ -243,7 +256,7 @@ class Store:
         if found.lifecycle_stage != "active":
             raise TrackingError(
                 f"the experiment {self.experiment} was deleted: restore it by  "
-                f"MLFLOW_TRACKING_URI={self.uri} mlflow experiments restore --experiment-id "
+                f"MLFLOW_TRACKING_URI={self.shown} mlflow experiments restore --experiment-id "
                 f"{found.experiment_id}  or name another in tracking.experiment"
             )
         if not found.tags.keys() >= KIND.keys():
@@ -317,6 +330,11 @@ class Store:
 def address(uri: str | None, folder: Path) -> str:
     """The tracking URI of a run in `folder`; without one, that of the store beside it."""
     return uri or f"sqlite:///{folder.resolve().parent / 'mlflow.db'}"
+
+
+def without_password(uri: str) -> str:
+    """A URI to print."""
+    return re.sub(r"//[^/@]*@", "//", uri)
 
 
 def shortened(value: str) -> str:

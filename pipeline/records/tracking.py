@@ -33,6 +33,8 @@ class TrackingConfig:
     """An MLflow tracking server or store; none is `mlflow.db` beside the run's folder."""
     experiment: str = "soft-introvae"
     """The MLflow experiment that holds the runs."""
+    system_metrics: bool = False
+    """Also log what each node's processors, memory and GPUs (with nvidia-ml-py) are doing."""
 
 
 def store(config: TrackingConfig, folder: Path) -> str:
@@ -62,9 +64,9 @@ class Tracking:
     """
 
     def __init__(self, config: TrackingConfig, folder: Path, name: str, tags: dict[str, str]):
-        self.folder, self.run = folder.resolve(), PARENT
+        self.folder, self.run, self.tags = folder.resolve(), PARENT, tags
         mlflow_store = Store(config.uri, self.folder, config.experiment, _print)
-        self.uri = mlflow_store.uri
+        self.uri = mlflow_store.shown
         if mlflow_store.is_new:
             try:
                 mlflow_store.open(PARENT, name, tags)
@@ -86,7 +88,8 @@ class Tracking:
         if self.run not in (PARENT, str(resolution)):
             self._end(self.run, "FINISHED")
         self.run = str(resolution)
-        tags = {"resolution": self.run}
+        source = {k: v for k, v in self.tags.items() if k.startswith("mlflow.source")}
+        tags = {"resolution": self.run, **source}
         name = f"{name} {resolution}x{resolution}"
         self._put("open", self.run, name=name, tags=tags, time=_now())
         self.parameters(parameters)

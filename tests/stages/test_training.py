@@ -3,6 +3,7 @@
 import random
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -72,7 +73,7 @@ def test_killed_and_started_again_it_ends_in_the_same_bits(dataset, whole, tmp_p
     config = write(tiny(dataset), tmp_path / "tiny.yaml")
     command = [sys.executable, ROOT / "launch" / "local.py", "--config", config]
     command += ["--output", folder, "--processes", "1"]
-    for images in sorted(rng.sample(range(16, 240, 16), 2)):
+    for images in sorted(rng.sample(range(16, 240, 16), 3)):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         reached = f'"images": {images}'
         path = folder / "metrics.jsonl"
@@ -85,6 +86,14 @@ def test_killed_and_started_again_it_ends_in_the_same_bits(dataset, whole, tmp_p
     subprocess.run(command, check=True, capture_output=True)
     assert final_weights(folder) == final_weights(whole)
     assert journal(folder, "loss_E") == journal(whole, "loss_E")
+    client = MlflowClient(f"sqlite:///{folder.parent / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("soft-introvae")
+    runs = {r.info.run_name: r for r in client.search_runs([experiment.experiment_id])}
+    assert set(runs) == {"tiny", "tiny 4x4", "tiny 8x8"}
+    for name, first, last in (("tiny 4x4", 16, 96), ("tiny 8x8", 112, 256)):
+        for key in [key for key in runs[name].data.metrics if key.startswith("train/loss")]:
+            points = client.get_metric_history(runs[name].info.run_id, key)
+            assert [point.step for point in points] == list(range(first, last + 1, 16))
 
 
 def truncate_newest(folder: Path) -> None:
@@ -195,12 +204,15 @@ def test_a_full_disk_does_not_end_the_training(dataset, whole, tmp_path):
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_trains(dataset, whole, tmp_path, precision):
     content = tiny(dataset, engine__precision=precision, engine__zero_stage=1)
+    content["tracking"] = {"system_metrics": True}
     assert run(content, tmp_path / "run", processes=2) == [0, 0]
     for (_, ours), (_, theirs) in zip(
         journal(tmp_path / "run", "rec"), journal(whole, "rec"), strict=True
     ):
         assert ours == pytest.approx(theirs, rel=0.2)
     assert journal(tmp_path / "run", "skipped_steps")[-1][1] <= 2
+    used = journal(tmp_path / "run", f"system/{socket.gethostname()}/memory_gib")
+    assert len(used) == 16 and all(value > 0 for _, value in used)
 
 
 def test_the_weights_moved(whole):

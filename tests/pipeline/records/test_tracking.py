@@ -131,6 +131,14 @@ def test_a_server_that_is_not_there_at_the_start_is_an_error_that_names_it(tmp_p
         Tracking(TrackingConfig(uri=uri), tmp_path, "faces", {})
 
 
+def test_a_password_in_the_address_is_not_printed(tmp_path):
+    with pytest.raises(
+        TrackingError, match=r"the MLflow store http://127\.0\.0\.1:1 cannot"
+    ) as error:
+        Tracking(TrackingConfig(uri="http://me:secret@127.0.0.1:1"), tmp_path, "faces", {})
+    assert "secret" not in str(error.value)
+
+
 def test_deleted_runs_get_new_ones_and_a_deleted_experiment_is_said(folder, capsys):
     first = start(folder)
     first.metrics(100, {"loss_E": 1.0})
