@@ -361,7 +361,7 @@ def reason(error: BaseException) -> str:
         if (said := getattr(cause, "orig", None)) is not None:
             return str(said).splitlines()[0]
         cause = cause.__cause__ or cause.__context__
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+    return without_password((str(error).splitlines() or [type(error).__name__])[0])[:300]
 
 
 def _store_lock(uri: str) -> AbstractContextManager:
