@@ -91,7 +91,7 @@ class Trainer:
         if processes.is_first():
             self.report = Report(config, self.folder, self.manifest, self.images)
             self.report.say(self.evaluation.announcement)
-            self.report.say(self.system and self.system.missing)
+            self.report.say(self.system.missing if self.system else None)
 
     def run(self) -> int:
         status = "FAILED"

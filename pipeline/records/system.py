@@ -29,9 +29,10 @@ class System:
 
     def read(self) -> dict[str, float]:
         """`system/NODE/name` of all nodes, in rank 0; elsewhere nothing."""
-        everything = [None] * processes.world_size() if processes.is_first() else None
-        dist.gather_object(self.usage() if self.first else {}, everything, group=self.group)
-        return {k: v for part in everything or [] for k, v in part.items()}
+        here = self.usage() if self.first else {}
+        everything: list[dict[str, float]] = [{} for _ in range(processes.world_size())]
+        dist.gather_object(here, everything if processes.is_first() else None, group=self.group)
+        return {k: v for part in everything for k, v in part.items()}
 
     def usage(self) -> dict[str, float]:
         """Of this node; its GPUs by the numbers that torch gives them."""
