@@ -1,4 +1,4 @@
-"""The unit of work: an ensemble trained and measured, in a folder of its own.
+"""A cell, the unit of work: an ensemble that is trained and evaluated, in its own folder.
 
 A cell depends on no other, so cells can run side by side, on any machines that see the folder; a
 lock keeps a second process away. Killed at any moment, a cell continues from its checkpoint, and
@@ -31,12 +31,12 @@ EVERY = 500  # iterations from one line and checkpoint to the next
 
 
 class CellError(Exception):
-    """A cell that cannot be run as asked; the message names it and the way out."""
+    """A cell that cannot be run; the message names it and the way out."""
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Cell:
-    """What is trained: `objectives` times `seeds` models of one distribution."""
+    """`objectives` times `seeds` models of one distribution."""
 
     name: str
     distribution: str
@@ -79,11 +79,11 @@ def _differences(before: dict, now: dict) -> str:
 
 
 def finished(folder: Path, cell: Cell) -> dict | None:
-    """`result`, for reports: a cell made with other settings is left out, and that is said."""
+    """`result`, for reports: prints and skips a cell with other settings."""
     try:
         return result(folder, cell)
     except CellError as error:
-        print(f"left out: {error}", flush=True)
+        print(f"skipped: {error}", flush=True)
         return None
 
 
@@ -95,24 +95,24 @@ def models(folder: Path, cell: Cell) -> Ensemble:
 
 
 def weights(model: Ensemble) -> dict[str, torch.Tensor]:
-    """Without the second decoder's."""
+    """Weights without the second decoder's."""
     return {k: v for k, v in model.state_dict().items() if not k.startswith("target.")}
 
 
 def run(cell: Cell, folder: Path, tracking: TrackingConfig, device: str) -> dict | None:
-    """Trains and measures a cell, or continues; its result. None: another process has the cell."""
+    """Trains and evaluates a cell, or resumes; None where another process runs it."""
     here = folder / cell.name
     here.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(here / "lock", blocking=False):
             return result(folder, cell) or _run(cell, here, tracking, device)
     except Timeout:
-        print(f"{cell.name}: another process has it", flush=True)
+        print(f"{cell.name}: another process runs it", flush=True)
         return None
 
 
 def _run(cell: Cell, here: Path, tracking: TrackingConfig, device: str) -> dict:
-    _claim(here, cell)
+    _check_settings(here, cell)
     tracker = Tracking(tracking, here, cell.name, {"distribution": cell.distribution})
     tracker.parameters(flat(plain(cell)))
     training = cell.training(device)
@@ -127,7 +127,7 @@ def _run(cell: Cell, here: Path, tracking: TrackingConfig, device: str) -> dict:
         "terms": terms,
         "seconds": round(seconds, 1),
     }
-    _tell(cell, found, tracker)
+    _log_results(cell, found, tracker)
     with whole(here / "weights.safetensors") as beside:
         save_tensors({k: v.cpu() for k, v in weights(training.model).items()}, beside)
     with whole(here / "result.json") as beside:
@@ -136,8 +136,8 @@ def _run(cell: Cell, here: Path, tracking: TrackingConfig, device: str) -> dict:
     return found
 
 
-def _claim(here: Path, cell: Cell) -> None:
-    """Sees to it that a checkpoint in the folder is this cell's."""
+def _check_settings(here: Path, cell: Cell) -> None:
+    """CellError where the folder holds a cell with other settings; else writes cell.json."""
     path, ours = here / "cell.json", plain(cell)
     theirs = json.loads(path.read_text()) if path.exists() else ours
     if theirs != ours:
@@ -150,14 +150,14 @@ def _claim(here: Path, cell: Cell) -> None:
 
 
 def _train(cell: Cell, training: Training, here: Path, tracker: Tracking) -> tuple[dict, float]:
-    """To the last iteration; the last terms, and the seconds that all of it took."""
+    """Trains to the last iteration; returns the last terms and the total seconds."""
     path, spent, terms = here / "checkpoint.safetensors", 0.0, {}
     if path.exists():
         state = load_file(path)
         spent = float(state.pop("seconds"))
         terms = {k[6:]: float(state.pop(k)) for k in list(state) if k.startswith("terms.")}
         training.load_state(state)
-        print(f"{cell.name}: continues at iteration {training.iteration}", flush=True)
+        print(f"{cell.name}: resuming at iteration {training.iteration}", flush=True)
     started = time.monotonic() - spent
     last = cell.schedule.iterations
     bar = tqdm(desc=cell.name, total=last, initial=training.iteration, disable=None)
@@ -186,7 +186,7 @@ def _save(path: Path, training: Training, terms: dict[str, float], seconds: floa
 
 
 def _measured(cell: Cell, training: Training) -> list[dict]:
-    """A row for each model. Measuring is in float32, whatever the training was in."""
+    """A row for each model, evaluated in float32."""
     model = Ensemble([0] * training.model.count)
     model.load_state_dict(weights(training.model))
     rows = metrics.measure(model.to(training.device), DISTRIBUTIONS[cell.distribution])
@@ -197,7 +197,7 @@ def _measured(cell: Cell, training: Training) -> list[dict]:
     return where
 
 
-def _tell(cell: Cell, found: dict, tracker: Tracking) -> None:
+def _log_results(cell: Cell, found: dict, tracker: Tracking) -> None:
     last = cell.schedule.iterations
     for row in found["models"]:
         key = f"objective{row['objective']}_seed{row['seed']}"

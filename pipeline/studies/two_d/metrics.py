@@ -1,4 +1,4 @@
-"""How near a model is to its distribution: as the paper's code measures (spec G), and in nats.
+"""Divergences between a model and its distribution: as in the paper's code (spec G), and in nats.
 
 The paper's KL and JSD are of two histograms of 5,000 points in 10,000 bins: two draws of the
 distribution itself are far from zero apart. `floor` says how far.

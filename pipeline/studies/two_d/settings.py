@@ -1,4 +1,4 @@
-"""Which cells make up Table 2, the searches before it, Figure 3 and the open questions."""
+"""The cells of Table 2, of the searches before it, of Figure 3 and of the open questions."""
 
 import dataclasses
 
@@ -28,7 +28,7 @@ SEARCH = brief(4_000)
 
 @dataclasses.dataclass(frozen=True)
 class Effort:
-    """What all cells of a command have in common."""
+    """Settings that all cells of a command share."""
 
     precision: Precision
     schedule: Schedule

@@ -29,7 +29,7 @@ def statistics(rows: list[dict], name: str) -> dict | None:
 
 
 def table2(folder: Path, effort: Effort) -> dict:
-    """What is finished of Table 2, with the paper's numbers and the floors beside it."""
+    """The finished part of Table 2, with the paper's numbers and the floors."""
     rows = []
     for name in DISTRIBUTIONS:
         for method in settings.METHODS:
@@ -61,7 +61,7 @@ def floors() -> dict[str, dict[str, float]]:
 
 
 def uniform() -> float:
-    """The gnELBO of a model that tells nothing apart."""
+    """The gnELBO of a model with a constant energy."""
     return 1 / (metrics.GRID**2 + 100 * 128)
 
 

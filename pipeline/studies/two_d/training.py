@@ -124,7 +124,7 @@ class Training:
         return sums.isfinite().tolist()
 
     def state(self) -> dict[str, Tensor]:
-        """All that the next iteration depends on."""
+        """The state that the next iteration depends on."""
         state = {"iteration": torch.tensor(self.iteration), "random": torch.get_rng_state()}
         if self.device.type == "cuda":
             state["random.cuda"] = torch.cuda.get_rng_state(self.device)
@@ -138,7 +138,7 @@ class Training:
         return state
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Continues from what `state` gave."""
+        """Restores what `state` returned."""
         self.iteration = int(state["iteration"])
         torch.set_rng_state(state["random"])
         if self.device.type == "cuda" and "random.cuda" in state:

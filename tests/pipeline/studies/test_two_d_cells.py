@@ -76,7 +76,7 @@ def test_a_killed_cell_continues_to_an_equal_result(tmp_path, small, capsys):
         assert cells.result(tmp_path / "killed", CELL) is None
     torch.manual_seed(2)
     found = cells.run(CELL, tmp_path / "killed", TRACKING, "cpu")
-    assert "continues at iteration 40" in capsys.readouterr().out
+    assert "resuming at iteration 40" in capsys.readouterr().out
     for one in (expected, found):
         one.pop("seconds")
     assert found == expected
@@ -113,7 +113,7 @@ def test_a_cell_that_another_process_has_is_left_to_it(tmp_path, small, capsys):
     (tmp_path / "small").mkdir()
     with FileLock(tmp_path / "small" / "lock"):
         assert cells.run(CELL, tmp_path, TRACKING, "cpu") is None
-    assert "small: another process has it" in capsys.readouterr().out
+    assert "small: another process runs it" in capsys.readouterr().out
     assert not (tmp_path / "small" / "cell.json").exists()
 
 
@@ -158,7 +158,7 @@ def test_a_report_leaves_out_what_was_made_with_other_settings(
     say(monkeypatch, "table2", *words)
     monkeypatch.setitem(settings.VAE_BETA_KL, "rings", 0.5)
     say(monkeypatch, "table2", "--distributions", "spirals", *words[2:])
-    assert "left out: " in capsys.readouterr().out
+    assert "skipped: " in capsys.readouterr().out
     assert "1 of 12 cells" in (tmp_path / "table2.md").read_text()
 
 
