@@ -10,6 +10,7 @@ from pipeline.networks.family import Images
 from pipeline.networks.residual import population
 from pipeline.networks.residual.decoder import Decoder
 from pipeline.networks.residual.encoder import Encoder
+from pipeline.networks.residual.layers import inside
 from pipeline.networks.residual.shape import Shape
 from pipeline.networks.residual.step import Measured, Step
 from pipeline.networks.residual.trained import Model
@@ -80,7 +81,7 @@ class Autoencoder(nn.Module):
             torch.manual_seed(0)
             with population.gathered(self.encoder) as encoder:
                 for x, labels in images(population.BATCHES, population.SIZE):
-                    codes = draw(*self.encoder((x + 1) / 2, labels))
+                    codes = draw(*self.encoder(inside(x, self.shape.image_channels), labels))
                     draws.append((codes, self.prior(len(x)), labels))
             with population.gathered(self.decoder) as of_codes:
                 for codes, _, labels in draws:

@@ -30,6 +30,17 @@ class BatchNorm(nn.Module):
         return F.batch_norm(x, self.mean, self.variance, self.weight, self.bias, own, eps=EPS)
 
 
+def inside(x: Tensor, channels: int) -> Tensor:
+    """Images (B, 3, R, R) in [-1, 1] as the networks have them: (B, channels, R, R) in [0, 1]."""
+    x = (x + 1) / 2
+    return x if channels == 3 else x.mean(1, keepdim=True)
+
+
+def outside(x: Tensor) -> Tensor:
+    """The networks' images about [0, 1] as (B, 3, R, R) about [-1, 1], grey in three channels."""
+    return (x * 2 - 1).expand(-1, 3, -1, -1)
+
+
 class Residual(nn.Module):
     """Two 3x3 convolutions beside the identity: (B, inputs, R, R) to (B, outputs, R, R)."""
 

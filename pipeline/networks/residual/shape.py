@@ -22,7 +22,8 @@ class Shape:
     resolution: Count = 32
     """Side of the images."""
     image_channels: Literal[1, 3] = 3
-    """1 for grey images, 3 for RGB."""
+    """1 for grey networks: they see the mean of the channels, and what they make has three equal
+    ones. The default of objective.s counts all three."""
     channels: Annotated[list[Count], Field(min_length=1)] = Field(
         default_factory=lambda: [64, 128, 256]
     )

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pipeline.networks.family import autocast, full_precision
 from pipeline.networks.residual.augment import augment
+from pipeline.networks.residual.layers import inside, outside
 from pipeline.networks.residual.population import normalised_by
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Step:
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """mu and logvar of q(z|x), each (B, latent)."""
-        x = (x + 1) / 2
+        x = inside(x, self.networks.shape.image_channels)
         if self.networks.shape.augment:
             x = augment(x)
         with autocast(self.device, self.precision):
@@ -63,7 +64,7 @@ class Step:
     def _decode(self, decoder: nn.Module, z: Tensor) -> Tensor:
         with autocast(self.device, self.precision):
             images = torch.cat([decoder(part, self.labels) for part in z.split(self.count)])
-        return full_precision(images) * 2 - 1
+        return outside(full_precision(images))
 
 
 class Measured:
@@ -95,7 +96,7 @@ class Measured:
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """mu and logvar of q(z|x), each (B, latent)."""
         with autocast(self.device, self.precision):
-            mu, logvar = self.encoder((x + 1) / 2, self.labels)
+            mu, logvar = self.encoder(inside(x, self.networks.shape.image_channels), self.labels)
         return full_precision(mu), full_precision(logvar)
 
     def decode(self, z: Tensor) -> Tensor:
@@ -114,4 +115,4 @@ class Measured:
 
     def _decode(self, decoder: nn.Module, z: Tensor, labels: Tensor | None) -> Tensor:
         with autocast(self.device, self.precision):
-            return full_precision(decoder(z, labels)) * 2 - 1
+            return outside(full_precision(decoder(z, labels)))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Model:
     """A pair of networks, frozen; made by `pipeline.load`.
 
-    Images are (B, C, R, R) in [-1, 1], about so where they are made; z, mu and logvar (B, latent);
+    Images are (B, 3, R, R) in [-1, 1], about so where they are made; z, mu and logvar (B, latent);
     labels (B,) int64, for networks with classes alone.
     """
 
@@ -64,7 +64,7 @@ class Model:
     def encode(self, x: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """mu and logvar of q(z|x)."""
         shape = self.networks.shape
-        expected = (shape.image_channels, shape.resolution, shape.resolution)
+        expected = (3, shape.resolution, shape.resolution)
         if x.dim() != 4 or x.shape[1:] != expected:
             raise ModelError(f"images are of shape (B, *{expected}), not {tuple(x.shape)}")
         return self._on(labels, len(x), required=True).encode(self._here(x))

@@ -125,3 +125,16 @@ def test_augmentation_is_of_what_the_encoder_sees_alone():
     assert torch.equal(step.decode(z), step.decode(z)) and torch.equal(step.prepare(x), x)
     measured = made.at(8, 1.0, made.derived(images)).on(x, None)
     assert torch.equal(measured.encode(x)[0], measured.encode(x)[0])
+
+
+def test_grey_networks_take_and_give_three_channels():
+    torch.manual_seed(0)
+    made = Autoencoder(Shape(resolution=8, channels=[4, 8], latent=4, image_channels=1))
+    x, _ = next(images(1, 4))
+    step = made.training_at(8, 1.0, "fp32").on(x, None)
+    grey = x.mean(1, keepdim=True).expand(-1, 3, -1, -1)
+    torch.testing.assert_close(step.encode(x), step.encode(grey))
+    y = step.decode(torch.randn(4, 4))
+    assert y.shape == x.shape and torch.equal(y[:, 0], y[:, 2])
+    measured = made.at(8, 1.0, made.derived(images)).on(x, None)
+    assert measured.decode(measured.encode(x)[0]).shape == x.shape
