@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -63,6 +64,17 @@ def parser(description: str) -> argparse.ArgumentParser:
         help="print the keys that begin with PREFIX: type, default and meaning",
     )
     return p
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """For argparse: a whole number of at least that."""
+
+    def number(text: str) -> int:
+        if not text.lstrip("-").isdigit() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is no number of at least {least}")
+        return int(text)
+
+    return number
 
 
 def read(arguments: argparse.Namespace) -> tuple[Config, Path]:
@@ -131,7 +143,13 @@ def with_history(
         lines = "".join(f"\n#   {line}" for line in change.changes)
         print(f"# from image {change.images:,} on:{lines}", flush=True)
     if not dry_run:
-        plan.write(folder, config)
+        try:
+            plan.write(folder, config)
+        except OSError as error:
+            raise ConfigError(
+                f"{folder} cannot be written ({error.strerror or error}): make room, or name "
+                f"another --output"
+            ) from None
     return config
 
 

@@ -17,6 +17,8 @@ class Nodes(NamedTuple):
     cpus: int
     minutes: int
     """Time limit of a job."""
+    unused: str | None = None
+    """What some nodes have besides, where they differ."""
 
 
 def run_client(*command: str) -> str:
@@ -41,11 +43,26 @@ def node_resources(partition: str | None) -> Nodes:
     rows = [row for row in rows if partition or row[0].endswith("*")] or rows
     if not rows:
         raise ConfigError(f"there is no SLURM partition {partition!r}: see sinfo")
-    gpus = [n for n in (gpus_of(row[1]) for row in rows) if n]
+    found = {gpus_of(row[1]) for row in rows}
+    used = min(found - {0}, default=0)
+    kinds = sorted(found, reverse=True)
+    unused = None
+    if len(kinds) > 1:
+        unused = (
+            f"nodes of partition {partition or rows[0][0]} have {', '.join(map(str, kinds[:-1]))} "
+            f"or {kinds[-1]} GPUs: {used} of each are used; choose nodes with --constraint or "
+            f"--exclude, and --gpus-per-node"
+        )
+    elif not used:
+        unused = (
+            f"nodes of partition {partition or rows[0][0]} have no GPUs: this trains on CPUs; "
+            f"name another with --partition"
+        )
     return Nodes(
-        gpus=min(gpus, default=0),
+        gpus=used,
         cpus=min(int(row[2].rstrip("+")) for row in rows),
         minutes=min(minutes_of(row[3]) for row in rows),
+        unused=unused,
     )
 
 
@@ -56,7 +73,7 @@ def gpus_of(gres: str) -> int:
 
 def minutes_of(time: str) -> int:
     """Minutes in SLURM's notation: 90, 1:30:00, 2-12, 2-12:00:00, infinite."""
-    if time == "infinite":
+    if time.lower() in ("infinite", "unlimited"):
         return LONGEST
     days, dash, rest = time.rpartition("-")
     parts = rest.split(":")
@@ -71,13 +88,23 @@ def minutes_of(time: str) -> int:
         raise ConfigError(f"{time!r} is not a time: use 90 (minutes), 12:00:00 or 2-12") from None
 
 
-def job_state(job: str) -> str | None:
-    """PENDING, RUNNING, ... of a job in the queue; None once it has left the queue.
+class Queued(NamedTuple):
+    """A job in the queue."""
+
+    state: str
+    """PENDING, RUNNING, COMPLETING, ..."""
+    reason: str
+    """Why it waits: Resources, JobHeldUser, ..."""
+
+
+def job_state(job: str) -> Queued | None:
+    """What a job in the queue does; None once it has left it.
 
     ConfigError where squeue fails, for instance because the controller is busy.
     """
     try:
-        return run_client("squeue", "--noheader", "-o", "%T", "-j", job).strip() or None
+        shown = run_client("squeue", "--noheader", "-o", "%T|%r", "-j", job).strip()
+        return Queued(*shown.split("\n")[0].split("|", 1)) if shown else None
     except ConfigError as error:
         if "Invalid job id" in str(error):  # one of days ago
             return None

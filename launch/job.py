@@ -3,16 +3,20 @@
 import os
 import signal
 import socket
+import sys
 import time
+import traceback
 from pathlib import Path
 
 import submitit
 import torch
 import torch.distributed as dist
 
-from launch.requeue import failure_marker, requeue
+from launch.requeue import LOST, OWN_ERROR
 from stages.config import Config
 from stages.trainer import train
+
+PATIENCE = 10  # seconds
 
 
 class Training:
@@ -35,11 +39,12 @@ class Training:
             self.check_gpus()
             stopped_by = train(self.config, self.folder)
         except BaseException as error:
-            if not is_lost_connection(error):
-                failure_marker(self.folder).touch()
-                raise
-            requeue(self.folder, error)
-            stopped_by = signal.SIGTERM
+            lost = is_lost_connection(error)
+            traceback.print_exception(error)
+            if lost:
+                # Where it was lost by an error of its own, that one's status comes first.
+                time.sleep(PATIENCE)
+            leave(LOST if lost else OWN_ERROR)
         else:
             if stopped_by == signal.SIGUSR2 and place.rank == 0:
                 os.kill(os.getpid(), signal.SIGUSR2)  # to submitit: requeue
@@ -62,8 +67,17 @@ class Training:
         return submitit.helpers.DelayedSubmission(self)
 
 
+def leave(status: int) -> None:
+    """Ends this process at once: what is left of its groups could wait for others for ever."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
 def is_lost_connection(error: BaseException) -> bool:
     """Whether another process ended or is unreachable; gloo raises a RuntimeError for that."""
+    if isinstance(error, SystemExit) and error.__cause__ is not None:
+        return is_lost_connection(error.__cause__)
     return isinstance(error, dist.DistError) or (
         isinstance(error, RuntimeError) and "gloo" in str(error)
     )

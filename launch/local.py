@@ -33,7 +33,7 @@ def main() -> None:
     parser = arguments.parser(__doc__)
     parser.add_argument(
         "--processes",
-        type=int,
+        type=arguments.at_least(1),
         help="default: one per GPU, as far as the batches divide; without a GPU, one",
     )
     sweep.add_arguments(parser)

@@ -1,63 +1,80 @@
-"""Requeues a SLURM job after a process or a node was lost.
+"""What becomes of a job whose tasks did not end well: decided by their exit status.
 
-A surviving process does it where it notices (`launch.job`). Where all processes end first, as NCCL
-aborts a process that lost its peer, the batch script does it after its tasks:
+The batch script calls it after its tasks, with what srun ended with, which is the highest status
+of all of them: those that have a meaning here are therefore above those of signals.
 
-    python -m launch.requeue FOLDER        # of the run
+    python -m launch.requeue FOLDER STATUS        # of the run
 """
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from pipeline.records import checkpoints
+from stages.watchdog import HANG, SENTENCE
 
-MAX_RETRIES = 3  # requeues without a new checkpoint, before the job fails
-GRACE_SECONDS = 10  # for SLURM to end a job whose process failed by an error of its own
+OWN_ERROR = 201  # of a process: the same would come again
+LOST = 198  # the connection to another process: it, or its node, has died
+NO_PROGRESS = 197  # of the job: lost too often without a new checkpoint
+TRIES = 3  # restarts after losses, without a new checkpoint, until the job fails
+
+MEANING = {
+    OWN_ERROR: "an error of its own",
+    HANG: "it stood still",
+    LOST: "a process or a node was lost",
+    NO_PROGRESS: f"lost more than {TRIES} times without a new checkpoint",
+}
 
 
 def main() -> None:
-    folder = Path(sys.argv[1]).resolve()
+    sys.exit(settle(Path(sys.argv[1]).resolve(), int(sys.argv[2])))
+
+
+def settle(folder: Path, status: int) -> int:
+    """Requeues this job, or says why not; the exit status of the batch script."""
+    job, restarts = os.environ["SLURM_JOB_ID"], os.environ.get("SLURM_RESTART_COUNT", "0")
+    why = reason(folder, status)
+    if status == OWN_ERROR:
+        print(f"{why}: job {job} is not requeued", flush=True)
+        return status
     try:
-        requeue(folder, ProcessLookupError("a process was killed"))
-    except ProcessLookupError as error:
-        sys.exit(f"{error}: job {attempt()[0]} is not requeued")
-
-
-def attempt() -> tuple[str, str]:
-    """The job's id, and how often it was restarted."""
-    return os.environ["SLURM_JOB_ID"], os.environ.get("SLURM_RESTART_COUNT", "0")
-
-
-def failure_marker(folder: Path) -> Path:
-    """The file that marks a process of this attempt as failed by an error of its own."""
-    return folder / "slurm" / "-".join(["failed", *attempt()])
-
-
-def requeue(folder: Path, error: BaseException) -> None:
-    """Requeues this job because of `error`; raises `error` where a requeue fails or cannot help."""
-    time.sleep(GRACE_SECONDS)
-    if failure_marker(folder).exists():
-        raise error  # caused by another process's error, which a requeue would repeat
-    job, restarts = attempt()
-    reached = next(iter(checkpoints.newest_first(folder / "checkpoints")), None)
-    record = folder / "slurm" / f"lost-{job}-{reached.name if reached else 0}-{restarts}"
-    record.touch()
-    if len(list(record.parent.glob(f"{record.name.rpartition('-')[0]}-*"))) > MAX_RETRIES:
-        raise error
-    try:
-        job_info = subprocess.run(
+        shown = subprocess.run(
             ["scontrol", "show", "job", job], check=True, capture_output=True, text=True
         ).stdout
     except (OSError, subprocess.CalledProcessError) as refusal:
-        print(f"job {job} cannot be requeued from here ({refusal}): run the command again")
-        raise error from None
-    if "JobState=RUNNING" in job_info and f"Restarts={restarts} " in job_info:
-        # Otherwise another process has requeued the job, or a user has cancelled it.
-        print(f"{error}: job {job} is requeued", flush=True)
-        subprocess.run(["scontrol", "requeue", job], check=False)
+        print(f"{why}: job {job} cannot be requeued ({refusal}): run the command again")
+        return status
+    if "JobState=RUNNING" not in shown or f"Restarts={restarts} " not in shown:
+        return status  # it is requeued already, or a user has cancelled it
+    tries = losses(folder / "slurm", job, restarts)
+    if tries > TRIES:
+        print(f"{why}, and {MEANING[NO_PROGRESS]}: job {job} is not requeued", flush=True)
+        return NO_PROGRESS
+    print(f"{why}: job {job} is requeued", flush=True)
+    subprocess.run(["scontrol", "requeue", job], check=False)
+    return status
+
+
+def reason(folder: Path, status: int) -> str:
+    """In words, what tasks ended with."""
+    if status == HANG:
+        with contextlib.suppress(OSError):
+            return (folder / "processes" / SENTENCE).read_text().strip()
+    if 128 < status <= 128 + signal.NSIG:
+        return f"a process was killed ({signal.Signals(status - 128).name})"
+    return MEANING.get(status, f"a process ended with status {status}")
+
+
+def losses(folder: Path, job: str, restarts: str) -> int:
+    """How often this job was lost since its newest checkpoint, with this time; kept in files."""
+    reached = next(iter(checkpoints.newest_first(folder.parent / "checkpoints")), None)
+    record = folder / f"lost-{job}-{reached.name if reached else 0}-{restarts}"
+    with contextlib.suppress(OSError):  # a disk that is full costs the counting
+        record.touch()
+    return len(list(folder.glob(f"{record.name.rpartition('-')[0]}-*")))
 
 
 if __name__ == "__main__":

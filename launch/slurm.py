@@ -4,20 +4,21 @@
     python launch/slurm.py --nodes 1 --config celebahq256 --partition gpu --time 24:00:00
 
 The job saves and requeues itself before its time limit and at a preemption, and is requeued when
-a node fails. After anything else (`scancel`, an error), the same command resumes the training.
+a node fails or a process hangs. After anything else (`scancel`, an error), the same command
+resumes the training.
 """
 
 import shlex
 import shutil
 import sys
-import time
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 import submitit
+from submitit.core.utils import FailedJobError
 
-from launch import arguments, cluster, sbatch
+from launch import arguments, cluster, sbatch, watch
 from launch.job import Training
 from launch.keys import print_keys
 from pipeline.config import ConfigError
@@ -32,9 +33,9 @@ SIGNAL_SECONDS = 120  # between the signal to save and the time limit
 def main() -> None:
     parser = arguments.parser(__doc__)
     add = parser.add_argument_group("resources (default: those of the partition)").add_argument
-    add("--nodes", type=int, default=1)
-    add("--gpus-per-node", type=int, help="0: one process per node, on its CPUs")
-    add("--cpus", type=int, help="CPUs of each process")
+    add("--nodes", type=arguments.at_least(1), default=1)
+    add("--gpus-per-node", type=arguments.at_least(0), help="0: one process per node, on its CPUs")
+    add("--cpus", type=arguments.at_least(1), help="CPUs of each process")
     add("--mem", help="memory of each node, as 200G (default: the partition's)")
     add("--time", help="as 90 (minutes), 12:00:00 or 2-12 (default: the longest allowed)")
     for name in ("partition", "account", "qos", "constraint", "comment", "exclude"):
@@ -70,7 +71,8 @@ def start(args: Namespace) -> None:
         folder / "slurm", cluster="slurm", slurm_max_num_timeout=10_000
     )
     executor.update_parameters(**parameters(args, config, offered, gpus, folder))
-    for line in [guess, *announcements]:
+    unused = offered.unused if args.gpus_per_node is None else None
+    for line in [guess, *announcements, unused]:
         if line:
             print(f"# {line}")
     if args.dry_run:
@@ -80,7 +82,10 @@ def start(args: Namespace) -> None:
         return
     if job is None:
         snapshot(folder)
-        job = executor.submit(Training(config, folder, gpus)).job_id
+        try:
+            job = executor.submit(Training(config, folder, gpus)).job_id
+        except FailedJobError as error:
+            raise ConfigError(f"SLURM takes no such job: {error}") from None
         (folder / "slurm" / "job").write_text(job)
         print(f"submitted job {job}: {args.nodes} nodes, {tasks} processes on each")
     print(
@@ -90,7 +95,7 @@ def start(args: Namespace) -> None:
         f"stop     scancel {job}"
     )
     if args.follow:
-        sys.exit(follow(folder, job))
+        sys.exit(watch.follow(log_path(folder, job), job))
 
 
 def parameters(
@@ -112,8 +117,9 @@ def parameters(
             **sbatch.options(args),
         },
         "slurm_teardown": [
-            f"status=$?; [ $status = 0 ] || {shlex.quote(sys.executable)} -m launch.requeue ..",
-            "exit $status",
+            f"status=$?; [ $status = 0 ] || "
+            f"{shlex.quote(sys.executable)} -m launch.requeue .. $status",
+            "exit $?",
         ],
         "slurm_mem": args.mem,
     }
@@ -132,10 +138,10 @@ def queued_job(folder: Path) -> str | None:
     if not record.exists():
         return None
     job = record.read_text()
-    state = cluster.job_state(job)
-    if state is None:
+    found = watch.leave(job)
+    if found is None:
         return None
-    print(f"job {job} of this run is already in the queue ({state})")
+    print(f"job {job} of this run is already in the queue: {watch.describe(job, found)}")
     return job
 
 
@@ -155,33 +161,6 @@ def snapshot(folder: Path) -> None:
 def log_path(folder: Path, job: str) -> Path:
     """The output of rank 0."""
     return folder / "slurm" / f"{job}_0_log.out"
-
-
-def follow(folder: Path, job: str) -> int:
-    """Copies the job's output to here until it has left the queue; 0 if it completed."""
-    path, position, polls, state = log_path(folder, job), 0, 0, ""
-    while True:
-        if polls % 5 == 0:
-            try:
-                state = cluster.job_state(job)
-            except ConfigError as error:
-                print(f"{error}; retrying", file=sys.stderr)
-        if path.exists():
-            with path.open() as file:
-                file.seek(position)
-                sys.stdout.write(file.read())
-                sys.stdout.flush()
-                position = file.tell()
-        if state is None:
-            ended = cluster.run_client(
-                "sacct", "--noheader", "-X", "-o", "State", "-j", job
-            ).split()
-            well = ended[:1] == ["COMPLETED"]
-            errors = "" if well else f"; errors are in {folder / 'slurm'}/{job}_*_log.err"
-            print(f"job {job}: {ended[0] if ended else 'left the queue'}{errors}")
-            return 0 if well else 1
-        polls += 1
-        time.sleep(2)
 
 
 if __name__ == "__main__":

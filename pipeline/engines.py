@@ -18,6 +18,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from pipeline import section
 from pipeline.optimizer import EqualizedAdam
 from pipeline.records.checkpoints import CheckpointError
 
@@ -107,6 +108,7 @@ class Engine:
 
         A step with a non-finite gradient is skipped, on all processes.
         """
+        section.enter("step")
         self.recent[2] = self.recent[2] + ~product.detach().isfinite()
         self.deepspeed.backward(product * self.loss_scale.value)
         last = self.deepspeed.is_gradient_accumulation_boundary()
@@ -155,10 +157,13 @@ class Engine:
         A process counts what DeepSpeed links a parameter to, and only where that is the memory
         that this engine's optimiser steps.
         """
-        stepped = {_memory(state["exp_avg_sq"]) for state in self.optimizer.state.values()}
+        moments = self.optimizer.moments
+        stepped = {_memory(state[m]) for state in self.optimizer.state.values() for m in moments}
         held = []
         for link in (p._hp_mapping for p in self.parameters):  # type: ignore[attr-defined]
-            linked = link is not None and _memory(link.optim_fragment["exp_avg_sq"]) in stepped
+            linked = link is not None and all(
+                _memory(link.optim_fragment[m]) in stepped for m in moments
+            )
             held.append(link.get_hp_fragment_address().numel if linked else 0)
         held = torch.tensor(held, device=self.parameters[0].device)
         dist.all_reduce(held)

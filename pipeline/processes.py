@@ -2,6 +2,8 @@
 
 import os
 import socket
+from datetime import timedelta
+from pathlib import Path
 
 import deepspeed
 import torch
@@ -13,9 +15,20 @@ deepspeed_logger.setLevel("ERROR")
 # inference calls.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
+# NCCL's flight recorder: how many collectives it keeps. Stacks of the C++ side can deadlock.
+RECORDER = {
+    "TORCH_FR_BUFFER_SIZE": "2000",
+    "TORCH_FR_DUMP_ON_TIMEOUT": "1",
+    "TORCH_NCCL_DUMP_ON_TIMEOUT": "1",
+    "TORCH_INCLUDE_STACK_TRACE": "0",
+}
 
-def start() -> torch.device:
+
+def start(timeout: float = 1800, dumps: Path | None = None) -> torch.device:
     """Joins the process group and returns this process's device.
+
+    `timeout`, in seconds, is that of collectives until `set_timeout`; in the folder `dumps` NCCL
+    writes down its last collectives when one of them is not finished in time.
 
     Reads RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT; without RANK, the process is
     alone. Errors name the address that did not answer.
@@ -32,9 +45,16 @@ def start() -> torch.device:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
         torch.cuda.set_device(device)
         os.environ["LOCAL_RANK"] = str(device.index)  # by which DeepSpeed finds it
+    if dumps is not None:
+        for name, value in RECORDER.items():
+            os.environ.setdefault(name, value)
+        os.environ.setdefault("TORCH_FR_DUMP_TEMP_FILE", str(dumps / "nccl-"))  # and the rank
     try:
         deepspeed.init_distributed(
-            "nccl" if device.type == "cuda" else "gloo", auto_mpi_discovery=False, verbose=False
+            "nccl" if device.type == "cuda" else "gloo",
+            auto_mpi_discovery=False,
+            verbose=False,
+            timeout=timedelta(seconds=timeout),
         )
     except (RuntimeError, ValueError) as error:
         address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
@@ -73,6 +93,14 @@ def slow_precision(device: torch.device, precision: str) -> str | None:
         "this processor has no instructions for bf16, and is 3 to 20 times slower in it than with "
         "engine.precision=fp32"
     )
+
+
+def set_timeout(seconds: float) -> None:
+    """How long collectives of all groups may take from now on."""
+    # Public since torch 2.15.
+    setter = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout
+    for group in list(dist.distributed_c10d._world.pg_map):
+        setter(timedelta(seconds=seconds), group)
 
 
 def free_port() -> int:

@@ -16,6 +16,7 @@ from pipeline.records.tracking import TrackingConfig
 
 STRICT = ConfigDict(extra="forbid")
 Images = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(gt=0)]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -46,8 +47,9 @@ class StageConfig:
     """Images of one step, over all processes."""
     micro_batch: Annotated[int, Field(gt=0)]
     """Images computed on at once by one process. batch / micro_batch is the largest number of
-    processes; all smaller divisors of it compute the same. What is decoded for a step is kept
-    until the decoder's update: memory is saved by more processes, hardly by less of this."""
+    processes; all smaller divisors of it compute the same but for the order of sums, and so not to
+    the last bit. What is decoded for a step is kept until the decoder's update: memory is saved by
+    more processes, hardly by less of this."""
     lr: Annotated[float, Field(gt=0)]
     """Learning rate of both networks."""
     fade: Images = 0
@@ -77,6 +79,11 @@ class StageConfig:
 @dataclass(frozen=True, config=STRICT)
 class FaultsConfig:
     """What is done when something goes wrong. May differ when a training is resumed."""
+
+    timeout: Seconds = 150
+    """Without any progress, within a step or before the next, until a training ends that hangs."""
+    long_timeout: Seconds = 1800
+    """The same at the first step of a stage and around pictures, checkpoints and evaluations."""
 
     step_back: Annotated[int, Field(ge=0)] = 0
     """How often a training that has diverged returns to its newest checkpoint, to go on from there

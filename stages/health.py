@@ -30,7 +30,8 @@ def check(
     step that is left out is no reason, nor are fp16's while its loss scale comes down.
     """
     recent = [engine.take_recent() for engine in engines]
-    lost = [f"{n} is {values[n]}" for n in ("loss_E", "loss_D") if not math.isfinite(values[n])]
+    losses = {name: values[name] for name in ("loss_E", "loss_D") if name in values}
+    lost = [f"{name} is {value}" for name, value in losses.items() if not math.isfinite(value)]
     for name, engine, (steps, skipped, _) in zip(NETWORKS, engines, recent, strict=True):
         in_vain = steps == skipped and engine.skipped_in_row >= IN_A_ROW
         if in_vain and engine.loss_scale.value <= 1:

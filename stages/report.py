@@ -38,7 +38,8 @@ class Report:
         self.say(self.tracking.where)
         self.tracking.parameters(flat(plain(config)))
         self.tracking.dataset(names.dataset(manifest, "train"))
-        plots.schedule(config, folder.pictures / "schedule.png")
+        with self.going_on("schedule.png"):
+            plots.schedule(config, folder.pictures / "schedule.png")
         self.bar = tqdm(
             total=schedule.total(config),
             initial=images,
@@ -194,8 +195,11 @@ class Report:
             self.tracking.model(name, moment.last, checkpoint, data, values)
         self.since += time.monotonic() - started
 
-    def checkpoint(self, images: int, checkpoint: Checkpoint) -> None:
-        """Writes a checkpoint and removes older ones; those at the ends of stages stay."""
+    def checkpoint(self, images: int, checkpoint: Checkpoint) -> bool:
+        """Writes a checkpoint and removes older ones; those at the ends of stages stay.
+
+        Whether the disk took it.
+        """
         self.folder.check()
         started, folder = time.monotonic(), self.folder.checkpoints
         checkpoint.about.update(
@@ -207,6 +211,7 @@ class Report:
                 checkpoints.save(path, checkpoint)
             checkpoints.prune(folder, keep=schedule.ends(self.config))
         self.since += time.monotonic() - started
+        return path.exists()
 
     def end(self, status: str) -> None:
         self.bar.close()

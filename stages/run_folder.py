@@ -16,7 +16,10 @@ class LostRunError(Exception):
 
 
 class RunFolder:
-    """config.yaml, metrics.jsonl, mlflow.json, checkpoints/, pictures/, reports/; by rank 0."""
+    """config.yaml, metrics.jsonl, mlflow.json, checkpoints/, pictures/, reports/; by rank 0.
+
+    Every process has a file in processes/ (`stages.watchdog`).
+    """
 
     def __init__(self, path: Path):
         self.path = path
@@ -53,4 +56,5 @@ class RunFolder:
                 + "; ".join(differences)
                 + ". Give this one an --output of its own, or ask for the same again"
             )
-        plan.write(self.path, config)
+        if known is None or plain(known) != plain(config):  # a disk that is full takes no more
+            plan.write(self.path, config)

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 
 from dataprep.manifest import Manifest
-from pipeline import processes
+from pipeline import processes, section
 from pipeline.data import order
 from pipeline.data.loaders import training_images
 from pipeline.engines import Engine
@@ -56,7 +56,9 @@ class Stage:
             e.optimizer.set_learning_rate(moment.lr)
         held, terms = [], []
         for _ in range(self.micro_batches):
+            section.enter("data")
             start, (x, labels) = next(self.starts), next(self.images)
+            section.enter("encoder")
             model = networks.on(x, labels)
             x = model.prepare(x)
             seed_draws(self.config.seed, start, ENCODER)
@@ -69,6 +71,7 @@ class Stage:
             held.append((start, model, x, images))
             terms.append(values)
         for values in terms:
+            section.enter("decoder")
             start, model, x, images = held.pop(0)
             seed_draws(self.config.seed, start, DECODER)
             scale = self.engines[DECODER].loss_scale.value

@@ -13,21 +13,26 @@ from timm.utils import ModelEmaV3
 from torch import Tensor
 
 from dataprep.manifest import Manifest
-from pipeline import model, networks, processes
+from pipeline import model, networks, processes, section
 from pipeline.data.loaders import drawn_images
+from pipeline.data.verify import verify
 from pipeline.metrics.evaluation import Evaluation, metric_name
 from pipeline.networks.family import ResolutionModel
 from pipeline.records import checkpoints
 from pipeline.records.checkpoints import Checkpoint, CheckpointError
+from pipeline.records.journal import Journal
 from pipeline.records.system import System
 from stages import health, plan, schedule
 from stages.config import Config
 from stages.health import DivergedError
 from stages.report import Report
+from stages.room import written
 from stages.run_folder import RunFolder
 from stages.stage import Meter, Stage
 from stages.stop import Stopped, StopSignals
+from stages.watchdog import Watchdog
 
+WATCHED = "processes"  # in the run's folder
 OTHER_DRAWS = 1_000_003  # between the seeds of a training that went back
 
 
@@ -35,9 +40,9 @@ def train(config: Config, folder: Path) -> int:
     """Trains to the end, or until a signal stops all processes: its number, 0 at the end.
 
     Every process of the training calls this. A training that `folder` holds is continued from its
-    newest whole checkpoint, with any number of processes.
+    newest whole checkpoint, with any number of processes; with the same number to the same bits.
     """
-    device = processes.start()
+    device = processes.start(config.faults.long_timeout, dumps=folder / WATCHED)
     config = plan.of_dataset(config, Manifest.load(config.data.path).digest)
     if config.engine.precision == "auto":
         known = plan.read(folder)
@@ -48,8 +53,7 @@ def train(config: Config, folder: Path) -> int:
         print(f"precision {config.engine.precision}", flush=True)
         if slow := processes.slow_precision(device, config.engine.precision):
             print(slow, flush=True)
-        RunFolder(folder).keep_config(config)
-    dist.barrier()
+    written("config.yaml", lambda: RunFolder(folder).keep_config(config), device)
     stopped_by = 0
     for part, end in plan.parts(config):
         if stopped_by or (end < schedule.total(config) and plan.position(folder) >= end):
@@ -77,16 +81,18 @@ class Trainer:
         self.stage: Stage | None = None
         self.resumed: Checkpoint | None = None
         self.found_derived: tuple[int, dict[str, Tensor]] = (-1, {})
+        self.unwritten = False  # the newest checkpoint was due and is not there
         self.draws = 0  # how often it went back after it diverged
         self.signals = StopSignals(dist.new_group(backend="gloo"))
         self.evaluation = Evaluation(
-            config.evaluation, config.data, self.manifest, device, self.signals.check
+            config.evaluation, config.data, self.manifest, device, self.pulse
         )
-        if processes.is_first():
-            self.folder.claim()
-        dist.barrier()
+        written("claimed-by", self.folder.claim, device)
+        self.watchdog = Watchdog(folder / WATCHED, config.faults)
         self.resume()
         self.system = System(self.signals.group) if config.tracking.system_metrics else None
+        journal = Journal(folder / "metrics.jsonl")
+        written("metrics.jsonl", lambda: journal.rewind(self.images), device)
         self.report = None
         if processes.is_first():
             self.report = Report(config, self.folder, self.manifest, self.images)
@@ -113,9 +119,11 @@ class Trainer:
         except Stopped as stopped:
             status = "SCHEDULED" if stopped.number == signal.SIGUSR2 else "KILLED"
             self.say(f"stopping on {stopped} at {self.images:,} images")
+            self.take_time("checkpoint")
             self.checkpoint()
             return stopped.number
         finally:
+            self.watchdog.stop()
             if self.report:
                 self.report.end(status)
             self.leave()
@@ -131,16 +139,29 @@ class Trainer:
         self.ema.update(self.networks)
         self.images += moment.stage.batch
         self.networks.stepped(self.images, moment.stage.batch)
+        self.watchdog.step_done()
+
+    def take_time(self, what: str) -> None:
+        """Something that may take longer than a step, with the step after it."""
+        section.enter(what)
+        self.watchdog.take_time()
+
+    def pulse(self) -> None:
+        """Between batches of an evaluation, in all processes at once."""
+        section.enter("evaluate")
+        self.signals.check()
 
     def enter(self, moment: schedule.Moment) -> None:
         """Makes the stage of `moment`: engines over grown networks, in a new optimiser state.
 
         The state stays where the stage before had the same resolution.
         """
+        self.take_time("start of a stage")
         stays = moment.number and moment.stage.resolution == self.resolution_before(moment)
         if self.stage is not None and stays:
             self.resumed = Checkpoint({}, {}, *self.engine_state())
         self.leave()
+        self.verify(moment.stage.resolution)
         config = replace(self.config, seed=self.config.seed + OTHER_DRAWS * self.draws)
         self.stage = Stage(config, moment, self.images, self.networks, self.manifest)
         if self.resumed is not None and (stays or self.images > moment.first):
@@ -148,6 +169,20 @@ class Trainer:
         self.resumed = None
         if self.report:
             self.report.enter(moment)
+
+    def verify(self, resolution: int) -> None:
+        """Reads the data of a resolution once against its checksums; DatasetError."""
+        data, record = self.config.data, self.folder.path / "verified.json"
+        if data.verify == "off" or data.remote:
+            return
+        started, group = time.monotonic(), self.signals.group
+        pulse = partial(section.enter, "verify")
+        read = verify(self.manifest, data.loader, resolution, record, group, pulse)
+        if read:
+            seconds = time.monotonic() - started
+            self.say(
+                f"data at {resolution}x{resolution}: {read:,} bytes as prepared ({seconds:.0f} s)"
+            )
 
     def step_back(self, error: DivergedError) -> None:
         """Returns to the newest checkpoint, for other draws from there on, where that is allowed.
@@ -186,14 +221,21 @@ class Trainer:
         batch, every = moment.stage.batch, moment.every
         ends = self.images == moment.last
         if self.meter.terms and (ends or schedule.due(self.images, batch, every.log)):
+            section.enter("log")
             self.log(moment)
         if ends or schedule.due_growing(self.images - moment.first, batch, every.pictures):
+            self.take_time("pictures")
             self.pictures(moment)
         saved = self.saved == self.images
-        if not saved and (ends or schedule.due(self.images, batch, every.checkpoint)):
+        again = self.unwritten and schedule.due(self.images, batch, every.log)
+        if not saved and (ends or again or schedule.due(self.images, batch, every.checkpoint)):
+            self.take_time("checkpoint")
             self.checkpoint()
+            self.watchdog.step_done()  # it ends in all processes at once
         if ends or schedule.due(self.images, batch, every.evaluation):
+            self.take_time("evaluate")
             self.evaluate(moment)
+            self.watchdog.step_done()
 
     def log(self, moment: schedule.Moment) -> None:
         values = self.meter.read()
@@ -241,15 +283,21 @@ class Trainer:
     def checkpoint(self) -> None:
         """Writes a checkpoint; all processes gather its parts, rank 0 writes."""
         optimizer, engines = self.engine_state()
-        self.saved = self.images
-        if not self.report:
-            return
+        self.saved, written_down = self.images, True
+        if self.report:
+            written_down = self.write_checkpoint(optimizer, engines)
+        flag = torch.tensor([written_down])
+        dist.broadcast(flag, 0, group=self.signals.group)
+        self.unwritten = not flag
+
+    def write_checkpoint(self, optimizer: dict[str, Tensor], engines: dict) -> bool:
+        """Rank 0's part of `checkpoint`; whether the disk took it."""
         moment = schedule.at(self.config, max(0, self.images - 1))
         weights = self.networks.state_dict()
         ema = self.ema.module.state_dict() | self.derived(moment)
         about = {"resolution": moment.stage.resolution, "alpha": moment.alpha, **engines}
         about["draws"] = self.draws
-        self.report.checkpoint(self.images, Checkpoint(weights, ema, optimizer, about))
+        return self.report.checkpoint(self.images, Checkpoint(weights, ema, optimizer, about))
 
     def engine_state(self) -> tuple[dict[str, Tensor], dict]:
         """Optimiser state by names, and the engines' counts; all processes must call."""

@@ -27,6 +27,8 @@ class DataConfig:
     """Shards that are mixed, under data.order=shards; twice as many are held in memory."""
     flip: bool = True
     """Mirror half of the images, drawn anew in each pass over the data."""
+    verify: Literal["start", "off"] = "start"
+    """Read each file of a stage against its sha256 before the stage, once in a training: start."""
     workers: Annotated[int, Field(ge=1)] = 4
     """Threads of each process that read and decode."""
     cache: str | None = None

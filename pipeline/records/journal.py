@@ -17,12 +17,19 @@ class Journal:
     def __init__(self, path: Path):
         self.path = path
         self.lines: list[dict] = []
+        self.complete = path.exists()
+        """Whether the file holds the lines and nothing else."""
         if path.exists():
-            self.lines = [json.loads(line) for line in _complete(path.read_text())]
+            text = path.read_text()
+            self.complete = text == _complete(text)
+            self.lines = [json.loads(line) for line in _complete(text).splitlines()]
 
     def rewind(self, images: int) -> None:
         """Drops the lines after `images` images seen; they will be written again."""
-        self.lines = [line for line in self.lines if line["images"] <= images]
+        kept = [line for line in self.lines if line["images"] <= images]
+        if len(kept) == len(self.lines) and self.complete:
+            return
+        self.lines, self.complete = kept, True
         with whole(self.path) as beside:
             beside.write_text("".join(json.dumps(line) + "\n" for line in self.lines))
 
@@ -51,6 +58,6 @@ class Journal:
         return curves
 
 
-def _complete(text: str) -> list[str]:
-    """The lines of `text` without a last one that a kill truncated."""
-    return text[: text.rfind("\n") + 1].splitlines()
+def _complete(text: str) -> str:
+    """`text` without a last line that a kill truncated."""
+    return text[: text.rfind("\n") + 1]

@@ -1,10 +1,13 @@
 """What SLURM says of itself, read; and what the launcher asks for because of it."""
 
+import os
+
 import pytest
 
-from launch import arguments
-from launch.cluster import LONGEST, gpus_of, job_state, minutes_of
+from launch import arguments, requeue, slurm, watch
+from launch.cluster import LONGEST, gpus_of, job_state, minutes_of, node_resources
 from pipeline.config import ConfigError, parse
+from stages import watchdog as watch_dog
 from stages.config import Config
 from tests.conftest import ROOT
 from tests.stages.tiny import tiny
@@ -34,6 +37,7 @@ def test_gpus_of_what_sinfo_shows(shown, gpus):
         ("2-12", 3600),
         ("1-02:30:00", 1590),
         ("infinite", LONGEST),
+        ("UNLIMITED", LONGEST),
     ],
 )
 def test_minutes_of_the_ways_to_write_a_time(time, minutes):
@@ -57,6 +61,90 @@ def test_as_many_gpus_are_used_as_can_share_every_batch(capsys):
     )
     assert arguments.usable_gpus(config, nodes=1, gpus=3) == 2
     assert arguments.usable_gpus(config, nodes=4, gpus=0) == 0
+
+
+@pytest.fixture
+def program(tmp_path, monkeypatch):
+    """Makes a program of SLURM that gives one of these outputs after the other, then the last."""
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    (tmp_path / "bin").mkdir()
+
+    def make(name: str, *outputs: str) -> None:
+        answers = tmp_path / name
+        answers.write_text("\n".join(outputs) + "\n")
+        rest = f"[ $(wc -l < {answers}) -gt 1 ] && sed -i 1d {answers}"
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\nhead -n 1 {answers}\n{rest}; exit 0\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+
+    return make
+
+
+def test_nodes_that_differ_or_have_no_gpus_are_told_of(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    rows = ["gpu*|gpu:a100:8|128|2-00:00:00", "gpu*|gpu:v100:2|24|2-00:00:00", "gpu*|(null)|16|90"]
+    for shown, said in ((rows, "8, 2 or 0 GPUs: 2 of each are used"), (rows[2:], "trains on CPUs")):
+        text = "\n".join(shown)
+        (tmp_path / "sinfo").write_text(f"#!/bin/sh\ncat <<EOF\n{text}\nEOF\n")
+        (tmp_path / "sinfo").chmod(0o755)
+        assert said in node_resources(None).unused
+    (tmp_path / "sinfo").write_text(f"#!/bin/sh\necho '{rows[0]}'\n")
+    assert node_resources(None) == (8, 128, 2880, None)
+
+
+def test_what_a_job_waits_for_is_said_with_what_helps(program, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(watch, "POLL", 0)
+    waits = ["PENDING|Resources", "PENDING|launch failed requeued held", "RUNNING|None"]
+    program("squeue", *waits, "COMPLETING|None", "")
+    program("sacct", "FAILED|71:0")
+    (tmp_path / "7_0_log.out").write_text("a line of the training\n")
+    assert watch.follow(tmp_path / "7_0_log.out", "7") == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "a line of the training",
+        "job 7: PENDING (Resources): it waits for nodes",
+        "job 7: PENDING (launch failed requeued held): it is held: scontrol release 7",
+        "job 7: RUNNING",
+        "job 7: COMPLETING: its processes are being ended",
+        f"job 7: FAILED (it stood still); errors are in {tmp_path}/7_*",
+    ]
+
+
+def test_a_job_that_is_being_ended_is_waited_for(program, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(watch, "POLL", 0)
+    (tmp_path / "slurm").mkdir()
+    (tmp_path / "slurm" / "job").write_text("7")
+    program("squeue", "COMPLETING|None", "COMPLETING|None", "")
+    assert slurm.queued_job(tmp_path) is None
+    assert "job 7 of this run is being ended" in capsys.readouterr().out
+    program("squeue", "PENDING|JobHeldUser")
+    assert slurm.queued_job(tmp_path) == "7"
+    assert "queue: PENDING (JobHeldUser): it is held: scontrol release 7" in (
+        capsys.readouterr().out
+    )
+
+
+def test_the_exit_status_decides_what_becomes_of_a_job(program, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    (tmp_path / "slurm").mkdir()
+    (tmp_path / "processes").mkdir()
+    (tmp_path / "processes" / watch_dog.SENTENCE).write_text("process 2 has been in `data`\n")
+
+    def settle(status: int, restarts: int) -> tuple[int, str]:
+        monkeypatch.setenv("SLURM_RESTART_COUNT", str(restarts))
+        program("scontrol", f"JobId=7 JobState=RUNNING Requeue=1 Restarts={restarts} BatchFlag=1")
+        return requeue.settle(tmp_path, status), capsys.readouterr().out
+
+    assert settle(requeue.OWN_ERROR, 0) == (201, "an error of its own: job 7 is not requeued\n")
+    killed = "a process was killed (SIGKILL): job 7 is requeued\n"
+    assert settle(137, 0) == (137, killed)
+    assert settle(137, 0) == (137, killed)  # the same attempt counts once
+    assert settle(199, 1) == (199, "process 2 has been in `data`: job 7 is requeued\n")
+    assert settle(198, 2)[0] == 198
+    status, said = settle(198, 3)
+    assert status == requeue.NO_PROGRESS and "without a new checkpoint" in said
+    (tmp_path / "checkpoints" / "000000320").mkdir(parents=True)
+    assert settle(198, 3)[0] == 198
+    program("scontrol", "JobId=7 JobState=COMPLETING Requeue=1 Restarts=3 BatchFlag=1")
+    assert requeue.settle(tmp_path, 137) == 137 and not capsys.readouterr().out
 
 
 def test_a_controller_that_does_not_answer_is_not_the_end_of_a_job(tmp_path, monkeypatch):

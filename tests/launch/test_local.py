@@ -49,6 +49,7 @@ def test_dry_run_prints_the_whole_configuration(command, tmp_path):
         (["objective.beta_ngg=3"], "did you mean 'beta_neg'"),
         (["--processes", "3"], "3 processes cannot share the 4 micro-batches of a step at 4x4"),
         (["data.path=/nowhere"], "/nowhere"),
+        (["--output", "/proc/none"], "/proc/none cannot be written"),
         (["stages.1.resolution=16"], "should follow the resolutions [4, 8, 16], not [4, 16]"),
         (["evaluation.extractor=vgg16"], "evaluation.weights"),
         (["evaluation.extractor=vgg16", "evaluation.weights=/none.safetensors"], "/none"),

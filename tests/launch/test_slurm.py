@@ -142,7 +142,7 @@ def test_an_error_of_its_own_and_scancel_end_a_job(config, slurm_cluster, tmp_pa
     folder = tmp_path / "diverges"
     arguments = ("--nodes", 2, "--config", config, "--output", folder)
     said = slurm(*arguments, "stages.0.lr=1e30", "--follow", ends=1)
-    assert "FAILED; errors are in" in said and "requeued" not in said
+    assert "FAILED (an error of its own); errors are in" in said and "is requeued" not in said
     errors = [path.read_text() for path in (folder / "slurm").glob("*_log.err")]
     assert any("DivergedError" in text for text in errors)
     folder = tmp_path / "cancelled"

@@ -1,5 +1,6 @@
 """A training runs through its stages, and is the same however often it is cut."""
 
+import os
 import random
 import resource
 import signal
@@ -197,8 +198,56 @@ def test_a_full_disk_does_not_end_the_training(dataset, whole, tmp_path):
     assert "the checkpoint at 256 images" in said(folder)
     assert "File too large" in said(folder) and "training goes on" in said(folder)
     assert list((folder / "checkpoints").iterdir()) == []
-    assert run(tiny(dataset), folder) == [0]
+    assert run(tiny(dataset), folder, before=full_at_first) == [0]
+    assert "claimed-by cannot be written: File too large; trying again every" in said(folder)
     assert final_weights(folder) == final_weights(whole)
+
+
+def full_at_first(folder: Path) -> None:
+    """No file can become longer at all, until that is said."""
+    from stages import room
+
+    room.RETRY = 0.2
+    reading, writing = os.pipe()
+    log = os.dup(1)
+    os.dup2(writing, 1)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+
+    def lift() -> None:
+        full = True
+        with os.fdopen(reading) as lines, os.fdopen(log, "w") as kept:
+            for line in lines:
+                if "trying again" in line:
+                    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+                    full = False
+                kept.write(line)
+                if not full:
+                    kept.flush()
+
+    threading.Thread(target=lift, daemon=True).start()
+
+
+def full_at_160(folder: Path) -> None:
+    """The disk is full when the checkpoint at 160 images is due, and has room once that is said."""
+
+    def fill() -> None:
+        path, log = folder / "metrics.jsonl", folder.with_suffix(".log")
+        while not (path.exists() and '"images": 144' in path.read_text()):
+            time.sleep(0.001)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+        while "the checkpoint at 160 images" not in log.read_text():
+            time.sleep(0.001)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+
+    threading.Thread(target=fill, daemon=True).start()
+
+
+def test_a_checkpoint_that_could_not_be_written_is_tried_again_soon(dataset, tmp_path):
+    content = tiny(dataset, every={"log": 16, "pictures": 0, "checkpoint": 160})
+    content["evaluation"]["samples"] = 16
+    assert run(content, tmp_path / "run", before=full_at_160) == [0]
+    found = sorted(int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert found[0] == 96 and 160 < found[1] < 256 and found[2] == 256
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

@@ -1,0 +1,42 @@
+"""Writing what a training cannot begin without, on a disk that may be full."""
+
+import errno
+import time
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+
+from pipeline import processes
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+RETRY = 60.0  # seconds
+
+
+def written(what: str, write: Callable[[], None], device: torch.device) -> None:
+    """Has rank 0 call `write`, and again while the disk is full, which it says; all must call.
+
+    A job that comes back while others fill the disk waits its turn so, instead of failing. All
+    other errors are raised.
+    """
+    told = False
+    while True:
+        done = torch.zeros(1, device=device)
+        if processes.is_first():
+            try:
+                write()
+                done += 1
+            except OSError as error:
+                if error.errno not in FULL:
+                    raise
+                if not told:
+                    print(
+                        f"{what} cannot be written: {error.strerror}; trying again every "
+                        f"{RETRY:.0f} s until there is room",
+                        flush=True,
+                    )
+                told = True
+        dist.broadcast(done, 0)  # and none waits for longer than RETRY
+        if done:
+            return
+        time.sleep(RETRY)

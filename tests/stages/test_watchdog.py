@@ -1,0 +1,31 @@
+"""A training that stands still ends, and says where it stood."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline import section
+from stages.watchdog import SENTENCE
+from tests.stages.tiny import run, tiny
+
+
+def hang_in_data(folder: Path) -> None:
+    """The data of the fourth step never comes."""
+    enter, calls = section.enter, [0]
+
+    def entering(name: str) -> None:
+        enter(name)
+        calls[0] += name == "data"
+        if calls[0] == 4 * 4:
+            time.sleep(1000)
+
+    section.enter = entering
+
+
+def test_a_process_that_waits_for_data_for_ever_is_ended_and_named(dataset, tmp_path):
+    content = tiny(dataset, faults={"timeout": 6})
+    with pytest.raises(EOFError):  # the process has ended without a word to its parent
+        run(content, tmp_path / "run", before=hang_in_data)
+    said = (tmp_path / "run" / "processes" / SENTENCE).read_text()
+    assert said.startswith("process 0 on ") and " has been in `data` for " in said
