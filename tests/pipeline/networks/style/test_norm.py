@@ -65,6 +65,7 @@ def test_half_precision_is_near_full(case):
     assert error(outputs(False, *case, torch.bfloat16, side=16), exact) < 0.1
 
 
+@pytest.mark.long
 def test_kernels_give_what_their_twin_gives():
     """By Triton's interpreter, which computes in float32."""
     pytest.importorskip("triton")
@@ -88,6 +89,7 @@ CONSTANTS |= dict(PARTS=64, PIXELS=1024, BLOCK_P=64, BLOCK_C=64)  # 64 channels 
 KERNELS = ["moments_kernel", "normalize_kernel", "gradient_sums_kernel", "gradient_kernel"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize("name", KERNELS)
 def test_kernels_compile_without_spills(name, capability, tmp_path):
