@@ -27,36 +27,33 @@ def parser(description: str) -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    p.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="set one key of the configuration"
-    )
-    p.add_argument(
+    add = p.add_argument_group("what to train").add_argument
+    add("overrides", nargs="*", metavar="key=value", help="set one key of the configuration")
+    add(
         "--config",
         default="ffhq256",
         help="a YAML file, or the name of one in configs/ (default: %(default)s)",
     )
-    p.add_argument(
-        "--output", type=Path, help="folder of the run (default: runs/NAME of the configuration)"
-    )
-    p.add_argument(
+    add("--output", type=Path, help="folder of the run (default: runs/NAME of the configuration)")
+    add = p.add_argument_group("what to begin with").add_argument
+    add(
         "--init",
         metavar="MODEL",
         help="begin with the weights of a run, checkpoint or converted model (the key init)",
     )
-    p.add_argument(
+    add(
         "--branch",
         metavar="RUN[@IMAGES]",
         help="begin at a checkpoint of another run (its newest), in an --output of its own",
     )
-    p.add_argument(
+    add(
         "--replan",
         action="store_true",
         help="continue from the newest checkpoint with the new values",
     )
-    p.add_argument(
-        "--dry-run", action="store_true", help="print what would start, and start nothing"
-    )
-    p.add_argument(
+    add = p.add_argument_group("to look first").add_argument
+    add("--dry-run", action="store_true", help="print what would start, and start nothing")
+    add(
         "--keys",
         nargs="?",
         const="",
