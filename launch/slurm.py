@@ -18,7 +18,7 @@ from typing import Any
 import submitit
 from submitit.core.utils import FailedJobError
 
-from launch import arguments, cluster, sbatch, watch
+from launch import arguments, cluster, sbatch, sweep, watch
 from launch.job import Training
 from launch.keys import print_keys
 from pipeline.config import ConfigError
@@ -41,20 +41,48 @@ def main() -> None:
     for name in ("partition", "account", "qos", "constraint", "comment", "exclude"):
         add(f"--{name}", help="as of sbatch")
     sbatch.add_arguments(parser)
+    sweep.add_arguments(parser)
     parser.add_argument("--follow", action="store_true", help="print the training's output")
     args = parser.parse_args()
     try:
         if args.keys is not None:
             print_keys(Config, args.keys)
             return
-        start(args)
+        submit_sweep(args) if args.sweep else start(args)
     except arguments.USER_ERRORS as error:
         arguments.exit_with_error(error)
 
 
 def start(args: Namespace) -> None:
-    """Submits the training, unless its job is in the queue."""
+    """Submits the training, unless its job is in the queue; follows it with --follow."""
     config, folder = arguments.read(args)
+    job = submit(args, config, folder, args.branch)
+    if job and args.follow:
+        sys.exit(watch.follow(log_path(folder, job), job))
+
+
+def submit_sweep(args: Namespace) -> None:
+    """Submits a job for each unfinished point of a sweep; points wait for the part they share."""
+    if args.follow or args.branch:
+        raise ConfigError("--sweep goes with neither --follow nor --branch")
+    found, after = sweep.read(args), None
+    print(found.tree(), flush=True)
+    if found.shared and not found.shared.finished:
+        after = submit(args, found.shared.config, found.shared.folder, None)
+    for point in found.points:
+        if not point.finished:
+            print(f"\n== {point.name}", flush=True)
+            submit(args, point.config, point.folder, found.branch, after)
+
+
+def submit(
+    args: Namespace, config: Config, folder: Path, branch: str | None, after: str | None = None
+) -> str | None:
+    """Submits a training, unless its job is in the queue; the job's id, None in a dry run.
+
+    `branch` is as of `plan.branch`; with `after`, the job starts when that job has succeeded, and
+    branches off then.
+    """
     offered, guess = sbatch.offered(args)
     asked = sbatch.gpus(sbatch.options(args)) if args.gpus_per_node is None else None
     gpus = offered.gpus if args.gpus_per_node is None else args.gpus_per_node
@@ -65,12 +93,12 @@ def start(args: Namespace) -> None:
     tasks = max(1, gpus)
     announcements = arguments.check(config, args.nodes * tasks, args.dry_run)
     job = None if args.dry_run else queued_job(folder)
-    if job is None:  # the configuration of a job in the queue stays
-        config = arguments.with_history(config, folder, args.branch, args.replan, args.dry_run)
+    if job is None and not after:  # the configuration of a job in the queue stays
+        config = arguments.with_history(config, folder, branch, args.replan, args.dry_run)
     executor = submitit.AutoExecutor(
         folder / "slurm", cluster="slurm", slurm_max_num_timeout=10_000
     )
-    executor.update_parameters(**parameters(args, config, offered, gpus, folder))
+    executor.update_parameters(**parameters(args, config, offered, gpus, folder, after))
     unused = offered.unused if args.gpus_per_node is None else None
     for line in [guess, *announcements, unused]:
         if line:
@@ -79,11 +107,11 @@ def start(args: Namespace) -> None:
         plugin: Any = executor._executor
         script = plugin._make_submission_file_text("python ...", "dry-run")
         print(f"{script}\n# run in {folder}\n{arguments.as_yaml(config)}", end="")
-        return
+        return None
     if job is None:
         snapshot(folder)
         try:
-            job = executor.submit(Training(config, folder, gpus)).job_id
+            job = executor.submit(Training(config, folder, gpus, branch)).job_id
         except FailedJobError as error:
             raise ConfigError(f"SLURM takes no such job: {error}") from None
         (folder / "slurm" / "job").write_text(job)
@@ -94,12 +122,16 @@ def start(args: Namespace) -> None:
         f"compare  mlflow ui --backend-store-uri {store(config.tracking, folder)}\n"
         f"stop     scancel {job}"
     )
-    if args.follow:
-        sys.exit(watch.follow(log_path(folder, job), job))
+    return job
 
 
 def parameters(
-    args: Namespace, config: Config, offered: cluster.Nodes, gpus: int, folder: Path
+    args: Namespace,
+    config: Config,
+    offered: cluster.Nodes,
+    gpus: int,
+    folder: Path,
+    after: str | None,
 ) -> dict:
     """submitit's parameters. The job starts in the copy of the code, first on Python's path."""
     tasks = max(1, gpus)
@@ -114,6 +146,7 @@ def parameters(
         "slurm_additional_parameters": {
             "requeue": True,  # SLURM requeues it when a node fails
             "chdir": code_folder(folder),
+            **({"dependency": f"afterok:{after}", "kill-on-invalid-dep": "yes"} if after else {}),
             **sbatch.options(args),
         },
         "slurm_teardown": [

@@ -36,13 +36,16 @@ WATCHED = "processes"  # in the run's folder
 OTHER_DRAWS = 1_000_003  # between the seeds of a training that went back
 
 
-def train(config: Config, folder: Path) -> int:
+def train(config: Config, folder: Path, branch: str | None = None) -> int:
     """Trains to the end, or until a signal stops all processes: its number, 0 at the end.
 
     Every process of the training calls this. A training that `folder` holds is continued from its
     newest whole checkpoint, with any number of processes; with the same number to the same bits.
+    `branch` is as of `plan.branch`, where the training itself has to branch off.
     """
     device = processes.start(config.faults.long_timeout, dumps=folder / WATCHED)
+    if branch is not None:
+        config = branched(config, folder, branch, device)
     config = plan.of_dataset(config, Manifest.load(config.data.path).digest)
     if config.engine.precision == "auto":
         known = plan.read(folder)
@@ -61,6 +64,20 @@ def train(config: Config, folder: Path) -> int:
         part.check_processes(processes.world_size())
         stopped_by = Trainer(part, folder, device, end).run()
     return stopped_by
+
+
+def branched(config: Config, folder: Path, branch: str, device: torch.device) -> Config:
+    """`config` with the history of a branch, which rank 0 makes; all processes must call."""
+
+    def make() -> None:
+        plan.branch(branch, folder)
+        digest = Manifest.load(config.data.path).digest
+        plan.write(folder, plan.continued(config, folder, digest, replan=True))
+
+    written("the branch", make, device)
+    found = plan.read(folder)
+    assert found is not None
+    return found
 
 
 class Trainer:
