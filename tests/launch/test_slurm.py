@@ -153,3 +153,28 @@ def test_an_error_of_its_own_and_scancel_end_a_job(config, slurm_cluster, tmp_pa
     slurm_cluster.wait_until(lambda: not state(slurm_cluster, job), "an end", 120)
     assert "CANCELLED" in slurm_cluster.run("sacct", "-X", "--noheader", "-o", "State", "-j", job)
     assert "requeued" not in (folder / "slurm" / f"{job}_0_log.out").read_text()
+
+
+def test_a_sweep_trains_the_shared_part_once_and_its_points_wait_for_it(
+    dataset, slurm_cluster, tmp_path
+):
+    content = tiny(dataset)
+    content["stages"][0]["images"], content["stages"][1]["images"] = 64, 64
+    command = (
+        *("--config", write(content, tmp_path / "tiny.yaml"), "--output", tmp_path / "swept"),
+        *("--nodes", 2, "--sweep", "stages.1.lr=0.01,0.02"),
+    )
+    said = slurm(*command)
+    assert said.count("submitted job") == 3
+    assert slurm(*command).count("is already in the queue") == 3
+    points = {name: tmp_path / "swept" / name for name in ("lr=0.01", "lr=0.02")}
+    slurm_cluster.wait_until(
+        lambda: all((f / "checkpoints" / "000000128").exists() for f in points.values()),
+        "the end of all points", 300,
+    )  # fmt: skip
+    shared = tmp_path / "swept" / "shared-000000064"
+    assert [images for images, _ in journal(shared, "rec")] == [16, 32, 48, 64]
+    for folder in points.values():
+        assert [images for images, _ in journal(folder, "rec")] == [80, 96, 112, 128]
+    assert final_weights(points["lr=0.01"], 128) != final_weights(points["lr=0.02"], 128)
+    assert "(finished)" in slurm(*command, "--dry-run")
