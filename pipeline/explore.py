@@ -10,7 +10,6 @@ the run. Only this machine can see the page, unless --host says otherwise; photo
 
 import argparse
 import asyncio
-import json
 import random
 import sys
 from io import BytesIO
@@ -26,11 +25,10 @@ from pipeline import model as models
 from pipeline.card import numbers
 from pipeline.data.loaders import to_float, to_uint8
 from pipeline.networks.family import ModelError
-from pipeline.networks.style.decoder import style_layers
 from pipeline.networks.style.trained import Model, styled
+from pipeline.pictures.directions import Named, directions, edit
 from pipeline.pictures.inputs import read_image
 from pipeline.records.checkpoints import CheckpointError
-from pipeline.records.files import whole
 
 try:
     from nicegui import run, ui
@@ -42,36 +40,6 @@ STRIP = 7  # faces from the first to the second
 SHOWN = 256  # pixels: smaller images are enlarged to this
 TOO_LARGE = 30 << 20  # bytes of a photo
 STYLE = ".q-uploader__list { display: none }"  # of files that are shown as faces at once
-
-
-def directions(model: Model, count: int, draws: int = 16_384) -> Tensor:
-    """The principal components of w over the prior, each as long as its standard deviation.
-
-    (count, latent), by falling length. The sign is that of the largest entry, positive.
-    """
-    w = model.styles(model.prior(draws, seed=0)).double()
-    _, values, vectors = torch.linalg.svd(w - w.mean(0), full_matrices=False)
-    vectors = vectors[:count]
-    largest = vectors.gather(1, vectors.abs().argmax(1, keepdim=True))
-    scale = values[:count, None] / (draws - 1) ** 0.5
-    return (vectors * largest.sign() * scale).to(model.mean_style)
-
-
-def edit(
-    model: Model,
-    faces: list[Tensor],
-    axes: Tensor,
-    moves: list[float],
-    sides: list[int],
-    psi: float,
-) -> Tensor:
-    """Styles (1, layers, latent): the first face moved along the axes, by `moves` in standard
-    deviations, with the second face's at the resolutions `sides`; then drawn to the mean."""
-    first, second = faces
-    w = first + torch.tensor(moves).to(axes) @ axes
-    rows = [4 << (row // 2) for row in range(style_layers(model.resolution))]
-    w = torch.stack([second[0] if side in sides else w[0] for side in rows])[None]
-    return model.mean_style + psi * (w - model.mean_style)
 
 
 def picture(image: Tensor) -> Image.Image:
@@ -92,26 +60,6 @@ def headline(source: Path, model: Model) -> str:
     parts.append(f"{images:,} images seen" if images else "converted weights")
     parts += [f"{k} {v:.4g}" for k, v in numbers(source, model.resolution, images).items()]
     return " · ".join(parts)
-
-
-class Named:
-    """Directions of w that have names, in a JSON file {name: [latent numbers]}."""
-
-    def __init__(self, path: Path, latent: int):
-        self.path, self.latent = path, latent
-        self.all: dict[str, list[float]] = json.loads(path.read_text()) if path.exists() else {}
-        if any(len(direction) != latent for direction in self.all.values()):
-            raise ModelError(f"{path} holds directions that are not of {latent} numbers")
-
-    def keep(self, name: str, direction: Tensor) -> None:
-        self.all[name] = direction.tolist()
-        with whole(self.path) as beside:
-            beside.write_text(json.dumps(self.all, indent=1) + "\n")
-
-    def axes(self, like: Tensor) -> Tensor:
-        """(count, latent)"""
-        rows = [torch.tensor(direction).to(like) for direction in self.all.values()]
-        return torch.stack(rows) if rows else like[:0]
 
 
 class Page:

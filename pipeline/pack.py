@@ -32,7 +32,8 @@ from pipeline.pictures.grids import grid
 from pipeline.records import checkpoints
 from pipeline.records.checkpoints import Checkpoint, CheckpointError
 from pipeline.records.files import whole
-from pipeline.records.store import TrackingError, reason
+from pipeline.records.mlflow_access import reason
+from pipeline.records.store import TrackingError
 from pipeline.records.trainings import store_of
 
 PACKAGE = "soft-introvae-training"

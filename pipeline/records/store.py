@@ -1,22 +1,11 @@
 """The MLflow store of a training: a method for each kind of entry, safe to repeat."""
 
 import json
-import logging
-import os
-import re
 import sqlite3
 import time
-from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-# A server that does not answer blocks only the thread that sends; see `records.outbox`.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
-os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-
-from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import (
     Dataset,
@@ -31,10 +20,14 @@ from mlflow.exceptions import MlflowException
 from PIL import Image
 
 from pipeline.records.files import whole
-
-# They print tracebacks and every try, of what is printed in one line here.
-logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
+from pipeline.records.mlflow_access import (
+    address,
+    is_client_error,
+    is_deleted,
+    reason,
+    store_lock,
+    without_password,
+)
 
 PARENT = ""  # the training's run, among the stages' resolutions
 RECORD = "mlflow.json"
@@ -86,12 +79,12 @@ class Store:
             try:
                 getattr(self, what)(**entry)
             except MlflowException as error:
-                if not (_is_deleted(error) and run in self.about):
+                if not (is_deleted(error) and run in self.about):
                     raise
                 self.open(run, *self.about[run])  # deleted while the training ran
                 getattr(self, what)(**entry)
         except (MlflowException, OSError) as error:
-            if not _is_client_error(error):
+            if not is_client_error(error):
                 raise TrackingError(reason(error)) from error
             self.notify(f"MLflow at {self.shown} refused {what}: {reason(error)}")
         except (_Missing, ValueError) as error:
@@ -156,7 +149,7 @@ class Store:
                 self.client.log_batch(self._id(run), metrics=new[first : first + 1000])
         except Exception as error:
             self.last = {k: v for k, v in self.last.items() if k[0] != run}  # queried again
-            if len(new) == 1 or not _is_client_error(error) or _is_deleted(error):
+            if len(new) == 1 or not is_client_error(error) or is_deleted(error):
                 raise
             for point in points:  # one of them is refused, with a name that MLflow does not take
                 self.send([{"what": "metrics", "run": run, "points": [point]}])
@@ -215,7 +208,7 @@ class Store:
 
     @cached_property
     def client(self) -> MlflowClient:
-        with _store_lock(self.uri):
+        with store_lock(self.uri):
             client = MlflowClient(self.uri)
             client.get_experiment_by_name(self.experiment)  # makes the tables
         return client
@@ -248,7 +241,7 @@ class Store:
 
     def _experiment(self) -> str:
         """Its id; made where there is none, and marked as what it is."""
-        with _store_lock(self.uri):
+        with store_lock(self.uri):
             found = self.client.get_experiment_by_name(self.experiment)
             if found is None:
                 where = (self.folder.parent / "mlflow-artifacts").as_uri() if self.own else None
@@ -269,7 +262,7 @@ class Store:
         try:
             self.client.set_tag(run, "mlflow.parentRunId", parent)
         except MlflowException as error:
-            if not _is_client_error(error):
+            if not is_client_error(error):
                 raise
 
     def _move_artifacts(self, artifacts: str) -> None:
@@ -281,7 +274,7 @@ class Store:
         places = ("experiments", "artifact_location"), ("runs", "artifact_uri")
         places += (("logged_models", "artifact_location"),)
         with (
-            _store_lock(self.uri),
+            store_lock(self.uri),
             sqlite3.connect(self.uri.removeprefix("sqlite:///")) as database,
         ):
             for table, column in places:
@@ -301,7 +294,7 @@ class Store:
                     history = self.client.get_metric_history(self._id(run), name)
                 except MlflowException as error:
                     del self.last[run, name]
-                    if not _is_client_error(error):
+                    if not is_client_error(error):
                         raise
                     history = []
                 self.last[run, name] = max((point.step for point in history), default=-1)
@@ -327,16 +320,6 @@ class Store:
             beside.write_text(json.dumps(self.known, indent=1) + "\n")
 
 
-def address(uri: str | None, folder: Path) -> str:
-    """The tracking URI of a run in `folder`; without one, that of the store beside it."""
-    return uri or f"sqlite:///{folder.resolve().parent / 'mlflow.db'}"
-
-
-def without_password(uri: str) -> str:
-    """A URI to print."""
-    return re.sub(r"//[^/@]*@", "//", uri)
-
-
 def shortened(value: str) -> str:
     """A parameter's value as MLflow takes it."""
     return value if len(value) <= LONGEST else value[: LONGEST - len(CUT)] + CUT
@@ -352,30 +335,3 @@ def dataset_input(data: dict, context: str) -> DatasetInput:
         profile=json.dumps(data["profile"]),
     )
     return DatasetInput(found, [InputTag("mlflow.data.context", context)])
-
-
-def reason(error: BaseException) -> str:
-    """The reason of a store's failure in a line: the database's own message if there is one."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if (said := getattr(cause, "orig", None)) is not None:
-            return str(said).splitlines()[0]
-        cause = cause.__cause__ or cause.__context__
-    return without_password((str(error).splitlines() or [type(error).__name__])[0])[:300]
-
-
-def _store_lock(uri: str) -> AbstractContextManager:
-    """A lock beside an SQLite store: two processes cannot create its tables at once."""
-    path = uri.removeprefix("sqlite:///")
-    return FileLock(f"{path}.lock") if path != uri else nullcontext()
-
-
-def _is_client_error(error: Exception) -> bool:
-    """Whether the server rejected the request: a retry would not help."""
-    return isinstance(error, MlflowException) and 400 <= error.get_http_status_code() < 500
-
-
-def _is_deleted(error: Any) -> bool:
-    return "must be in the 'active' state" in str(error) or (
-        error.error_code == "RESOURCE_DOES_NOT_EXIST"
-    )

@@ -10,17 +10,9 @@ from mlflow.exceptions import MlflowException
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
+from pipeline.records.mlflow_access import address, reason
 from pipeline.records.outbox import NAME, Outbox
-from pipeline.records.store import (
-    KIND,
-    PARENT,
-    RECORD,
-    Store,
-    TrackingError,
-    address,
-    dataset_input,
-    reason,
-)
+from pipeline.records.store import KIND, PARENT, RECORD, Store, TrackingError, dataset_input
 
 LAST_WAIT = 20.0  # seconds at the end of a training for unsent entries
 

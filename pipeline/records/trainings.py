@@ -10,7 +10,8 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from pipeline.records import names
-from pipeline.records.store import RECORD, TrackingError, address, reason
+from pipeline.records.mlflow_access import address, reason
+from pipeline.records.store import RECORD, TrackingError
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from PIL import Image
 
 import pipeline
 from pipeline import processes
-from pipeline.explore import directions, edit
+from pipeline.pictures.directions import directions, edit
 from tests.pipeline import trained
 
 pytestmark = pytest.mark.long
