@@ -1,4 +1,4 @@
-"""Whether a training is well: what is warned of, and what it cannot go on from."""
+"""Health of a training: warnings, and errors that end it."""
 
 import math
 import socket
@@ -16,7 +16,7 @@ IN_A_ROW = 5  # steps left out, at least, before a training counts as diverged
 
 
 class DivergedError(Exception):
-    """Losses or gradients are not finite any more; the message says where, and what helps."""
+    """Losses or gradients are not finite any more; the message names the place and remedies."""
 
 
 def check(
@@ -52,7 +52,7 @@ def check(
 
 
 def culprits(mine: list[str], group: dist.ProcessGroup) -> str:
-    """What was not finite, and on which processes; `mine` is what was here."""
+    """Non-finite terms and their processes; `mine` are those of this process."""
     every: list = [None] * dist.get_world_size(group)
     dist.all_gather_object(every, (mine, socket.gethostname()), group=group)
     where: dict[tuple, list[str]] = {}
@@ -69,7 +69,7 @@ def culprits(mine: list[str], group: dist.ProcessGroup) -> str:
 
 
 class Watch:
-    """Reads what is logged, and says once of each thing that is not as it should be."""
+    """Watches logged values, and warns once of each problem."""
 
     LONG = 20  # logs in a row
 
@@ -81,7 +81,7 @@ class Watch:
             self.read(line)
 
     def read(self, values: dict[str, float]) -> list[tuple[str, str]]:
-        """The warnings that these values are the first reason for: (name, sentence)."""
+        """New warnings because of these values: (name, sentence)."""
         found = [
             *self._order(values),
             *self._spread(values),

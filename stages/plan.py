@@ -1,4 +1,4 @@
-"""A training that changes course: the past is fixed, the future is free.
+"""Changes of a training's configuration: the past is fixed, the future is free.
 
 What is computed is a function of configuration and images seen, so a training may go on with
 another configuration wherever only what lies ahead differs. What was computed is then a list of

@@ -1,4 +1,4 @@
-"""What rank 0 writes down of a training: lines, journal, pictures, MLflow, checkpoints."""
+"""The output of a training, by rank 0: lines, journal, pictures, MLflow, checkpoints."""
 
 import contextlib
 import sys
@@ -22,11 +22,11 @@ from stages.config import Config
 from stages.health import Watch
 from stages.run_folder import RunFolder
 
-TOOK = "evaluation_seconds"  # in the lines of the journal that are evaluations
+SECONDS = "evaluation_seconds"  # in the lines of the journal that are evaluations
 
 
 class Report:
-    """The one place that writes; it checks that the run is still this process's before it does."""
+    """The only writer of a run; it checks first that this process still owns the run."""
 
     def __init__(self, config: Config, folder: RunFolder, manifest: Manifest, images: int):
         self.config, self.folder, self.manifest = config, folder, manifest
@@ -35,10 +35,10 @@ class Report:
         self.watch = Watch(self.journal.lines)
         tags = origin.tags(manifest) | origin.lineage(plan.read(folder.path) or config)
         self.tracking = Tracking(config.tracking, folder.path, config.name, tags)
-        self.say(self.tracking.where)
+        self.notify(self.tracking.where)
         self.tracking.parameters(flat(plain(config)))
         self.tracking.dataset(names.dataset(manifest, "train"))
-        with self.going_on("schedule.png"):
+        with self.tolerating_full_disk("schedule.png"):
             plots.schedule(config, folder.pictures / "schedule.png")
         self.bar = tqdm(
             total=schedule.total(config),
@@ -49,21 +49,21 @@ class Report:
         )
         self.since, self.since_images = time.monotonic(), images
 
-    def say(self, line: str | None) -> None:
+    def notify(self, line: str | None) -> None:
         if line:
             tqdm.write(line, file=sys.stdout)
             sys.stdout.flush()
 
     @contextlib.contextmanager
-    def going_on(self, what: str):
-        """A disk that takes no more is announced, and training goes on."""
+    def tolerating_full_disk(self, what: str):
+        """Prints a write error, such as a full disk; training continues."""
         try:
             yield
         except OSError as error:
-            self.say(f"{what} cannot be written: {error.strerror or error}; training goes on")
+            self.notify(f"{what} cannot be written: {error.strerror or error}; training continues")
 
-    def enter(self, moment: schedule.Moment) -> None:
-        """A stage begins or is taken up again; MLflow is told of it what it may have missed."""
+    def start_stage(self, moment: schedule.Moment) -> None:
+        """Begins or resumes a stage; sends to MLflow what it may have missed of it."""
         side = moment.stage.resolution
         self.bar.set_description(f"{side}x{side}")
         data = names.dataset(self.manifest, "train", side)
@@ -71,21 +71,21 @@ class Report:
         parameters["kl_ceiling"] = schedule.ceiling(self.config, moment.stage)
         self.tracking.stage(side, self.config.name, parameters, data)
         for line in self.journal.lines:
-            self.tell(line, of_stage=line["resolution"] == side)
-        if any(TOOK in line and line["images"] == moment.last for line in self.journal.lines):
+            self.track(line, of_stage=line["resolution"] == side)
+        if any(SECONDS in line and line["images"] == moment.last for line in self.journal.lines):
             self.finish(moment)
         self.start_clock(moment.first)
 
     def write(self, images: int, moment: schedule.Moment, values: dict[str, float]) -> None:
-        """Into the journal, and from there to MLflow."""
-        with self.going_on(f"metrics.jsonl at {images:,} images"):
+        """Writes a line to the journal and to MLflow."""
+        with self.tolerating_full_disk(f"metrics.jsonl at {images:,} images"):
             self.journal.write(images, moment.stage.resolution, values)
-        self.tell(self.journal.lines[-1])
+        self.track(self.journal.lines[-1])
 
-    def tell(self, line: dict, of_stage: bool = True) -> None:
-        """A line of the journal, to MLflow; evaluations to the training's run, too."""
+    def track(self, line: dict, of_stage: bool = True) -> None:
+        """Sends a line of the journal to MLflow; evaluations also to the training's run."""
         images, side = line["images"], line["resolution"]
-        if TOOK in line:
+        if SECONDS in line:
             values = names.with_best(self.evaluations(side, images))
             on_parent = {names.at_resolution(k, side): v for k, v in values.items()}
             self.tracking.metrics(images, on_parent, on_parent=True)
@@ -99,15 +99,15 @@ class Report:
         return [
             (line["images"], measured(line))
             for line in self.journal.lines
-            if TOOK in line and line["resolution"] == side and line["images"] <= until
+            if SECONDS in line and line["resolution"] == side and line["images"] <= until
         ]
 
     def start_clock(self, images: int) -> None:
         self.since, self.since_images = time.monotonic(), max(images, self.bar.n)
 
     def rewind(self, images: int) -> None:
-        """Forgets what lies after `images`, which is about to be trained anew."""
-        with self.going_on("metrics.jsonl"):
+        """Drops what was logged after `images`, which will be trained again."""
+        with self.tolerating_full_disk("metrics.jsonl"):
             self.journal.rewind(images)
         self.bar.update(images - self.bar.n)
         self.start_clock(images)
@@ -115,7 +115,7 @@ class Report:
     def log(
         self, images: int, moment: schedule.Moment, values: dict[str, float], skipped: int
     ) -> None:
-        """A line; `skipped` steps were left out since the one before."""
+        """Logs a line; `skipped` is the number of skipped steps since the last line."""
         now = time.monotonic()
         rate = (images - self.since_images) / (now - self.since)
         values = values | {"images_per_second": rate, "processes": processes.world_size()}
@@ -125,14 +125,14 @@ class Report:
         self.write(images, moment, values)
         self.bar.update(images - self.bar.n)
         side = moment.stage.resolution
-        shown = ("loss_E", "loss_D", "rec", "kl_real", "kl_rec", "kl_fake")
-        terms = "  ".join(f"{name} {values[name]:.4g}" for name in shown if name in values)
-        self.say(
+        terms_shown = ("loss_E", "loss_D", "rec", "kl_real", "kl_rec", "kl_fake")
+        terms = "  ".join(f"{name} {values[name]:.4g}" for name in terms_shown if name in values)
+        self.notify(
             f"{images:>11,}  {side}x{side}  alpha {moment.alpha:.2f}  {terms}  {rate:.0f} img/s"
-            + (f"  {skipped} steps left out (gradients not finite)" if skipped else "")
+            + (f"  {skipped} steps skipped (gradients not finite)" if skipped else "")
         )
         for name, warning in self.watch.read(values):
-            self.say(f"{images:>11,}  {side}x{side}  WARNING: {warning}")
+            self.notify(f"{images:>11,}  {side}x{side}  WARNING: {warning}")
             self.tracking.tag(f"health.{name}", f"from {images:,} images on: {warning}")
         self.start_clock(images)
 
@@ -144,14 +144,14 @@ class Report:
         return balance.measures(objective, 3 * moment.stage.resolution**2, values)
 
     def pictures(self, images: int, model: ResolutionModel) -> None:
-        """Files, and MLflow's steps; those at the ends of stages are on the training's run, too."""
+        """Writes images to files and MLflow; at the ends of stages also to the training's run."""
         self.folder.check()
         started, side = time.monotonic(), model.resolution
         ends = images in schedule.ends(self.config)
         drawn = pictures.of(model, self.config.data, self.manifest, self.config.seed)
         for name, picture in drawn.items():
             path = self.folder.pictures / f"{name}-{side:03}-{images:09}.png"
-            with self.going_on(path.name):
+            with self.tolerating_full_disk(path.name):
                 with whole(path) as beside:
                     picture.save(beside, format="png")
                 self.tracking.picture(images, name, path)
@@ -159,26 +159,26 @@ class Report:
                     self.tracking.picture(images, name, path, on_parent=True)
         self.since += time.monotonic() - started
 
-    def knows(self, images: int, name: str) -> bool:
+    def has(self, images: int, name: str) -> bool:
         return self.journal.has(images, name)
 
     def evaluation(
         self, images: int, moment: schedule.Moment, values: dict, seconds: float
     ) -> None:
-        """Values measured in `seconds`."""
+        """Logs an evaluation that took `seconds`."""
         side = moment.stage.resolution
-        self.write(images, moment, values | {TOOK: seconds})
-        said = "  ".join(f"{name} {value:.5g}" for name, value in values.items())
-        self.say(f"{images:>11,}  {side}x{side}  {said}  ({seconds:.0f} s)")
+        self.write(images, moment, values | {SECONDS: seconds})
+        values_text = "  ".join(f"{name} {value:.5g}" for name, value in values.items())
+        self.notify(f"{images:>11,}  {side}x{side}  {values_text}  ({seconds:.0f} s)")
         self.since += seconds
         if images == moment.last:
             self.finish(moment)
 
     def finish(self, moment: schedule.Moment) -> None:
-        """A stage is over and measured: its page, and its checkpoint as a model of MLflow's."""
+        """Writes the report of a finished stage, and logs its checkpoint as a model to MLflow."""
         started, side = time.monotonic(), moment.stage.resolution
         path = self.folder.reports / f"stage-{side:03}.html"
-        with self.going_on(path.name):
+        with self.tolerating_full_disk(path.name):
             if not path.exists():
                 text = page.of(
                     self.config, self.manifest, self.journal, moment, self.folder.pictures
@@ -206,7 +206,7 @@ class Report:
             images=images, config=plain(self.config), dataset_digest=self.manifest.digest
         )
         path = checkpoints.path_of(folder, images)
-        with self.going_on(f"the checkpoint at {images:,} images, {path},"):
+        with self.tolerating_full_disk(f"the checkpoint at {images:,} images, {path},"):
             if not path.exists():
                 checkpoints.save(path, checkpoint)
             checkpoints.prune(folder, keep=schedule.ends(self.config))
@@ -216,7 +216,7 @@ class Report:
     def end(self, status: str) -> None:
         self.bar.close()
         for name in ("schedule.png", "losses.png"):
-            with self.going_on(name):
+            with self.tolerating_full_disk(name):
                 if name == "losses.png":
                     plots.losses(self.journal, self.folder.pictures / name)
                 self.tracking.artifact(self.folder.pictures / name)
@@ -224,5 +224,5 @@ class Report:
 
 
 def measured(line: dict) -> dict[str, float]:
-    """A journal line's values, without when and how long they were measured."""
-    return {k: v for k, v in line.items() if k not in ("images", "resolution", TOOK)}
+    """The values of a journal line, without images, resolution and seconds."""
+    return {k: v for k, v in line.items() if k not in ("images", "resolution", SECONDS)}

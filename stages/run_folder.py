@@ -1,4 +1,4 @@
-"""The folder of a training: its configuration, and who may write there."""
+"""The folder of a training: its configuration, and the process that owns it."""
 
 import os
 import socket
@@ -12,7 +12,7 @@ from stages.config import Config
 
 
 class LostRunError(Exception):
-    """Another process has taken the run over; this one must not write there any more."""
+    """Another process owns the run now; this one must not write there any more."""
 
 
 class RunFolder:
@@ -29,9 +29,9 @@ class RunFolder:
         self.token = ""
 
     def claim(self) -> None:
-        """Makes this process the one that writes here. One that wrote before finds out in `check`.
+        """Makes this process the owner. A previous owner notices it in `check`.
 
-        A process that was cut off from the others can wake when the job already runs elsewhere.
+        (A process that was cut off can resume when the job already runs elsewhere.)
         """
         for folder in (self.pictures, self.reports):
             folder.mkdir(parents=True, exist_ok=True)
@@ -40,13 +40,13 @@ class RunFolder:
             beside.write_text(self.token)
 
     def check(self) -> None:
-        """LostRunError unless this process still is the one that writes here."""
+        """LostRunError unless this process still owns the run."""
         holder = self.claimed.read_text()
         if holder != self.token:
             raise LostRunError(f"{self.path} has been taken over by {holder}: this process ends")
 
     def keep_config(self, config: Config) -> None:
-        """Writes config.yaml, or compares it with the one there: ConfigError if they differ."""
+        """Writes config.yaml, or compares it with the existing one. ConfigError if they differ."""
         known = plan.read(self.path)
         if known is not None:
             known = plan.with_precision(known, config.engine.precision)

@@ -1,4 +1,4 @@
-"""One stage: the networks at one resolution, stepped by engines made for it."""
+"""One stage: the networks at one resolution, and an engine for each of them."""
 
 import hashlib
 from typing import Any
@@ -87,7 +87,7 @@ class Stage:
 
 
 def seed_draws(seed: int, start: int, update: int) -> None:
-    """Makes what is drawn from here on a function of the micro-batch and the network updated."""
+    """Seeds the random draws by the micro-batch and the network that is updated."""
     digest = hashlib.blake2b(f"{seed} {start} {update}".encode(), digest_size=8).digest()
     torch.manual_seed(int.from_bytes(digest, "big"))
 
@@ -100,14 +100,14 @@ def spread(x: torch.Tensor) -> torch.Tensor:
 class Meter:
     """Means of terms over micro-batches, steps and processes, between two logs.
 
-    Of the values that are finite: the engines leave a step out that is not (`skipped_steps`). A
-    mean is NaN where none is.
+    Over finite values: the engines skip steps that are not finite (`skipped_steps`). A mean is NaN
+    where no value is finite.
     """
 
     def __init__(self):
         self.terms: list[Terms] = []
         self.broken: list[str] = []
-        """Terms of this process that were not finite somewhere before the last reading."""
+        """Terms of this process with a non-finite value before the last reading."""
 
     def add(self, terms: list[Terms]) -> None:
         self.terms += terms

@@ -1,4 +1,4 @@
-"""The training: from images seen to images seen, through all stages, to be resumed at any time."""
+"""The training loop through all stages; resumable at any number of images seen."""
 
 import gc
 import signal
@@ -33,7 +33,7 @@ from stages.stop import Stopped, StopSignals
 from stages.watchdog import Watchdog
 
 WATCHED = "processes"  # in the run's folder
-OTHER_DRAWS = 1_000_003  # between the seeds of a training that went back
+OTHER_DRAWS = 1_000_003  # added to the seed for each step back
 
 
 def train(config: Config, folder: Path, branch: str | None = None) -> int:
@@ -99,10 +99,10 @@ class Trainer:
         self.resumed: Checkpoint | None = None
         self.found_derived: tuple[int, dict[str, Tensor]] = (-1, {})
         self.unwritten = False  # the newest checkpoint was due and is not there
-        self.draws = 0  # how often it went back after it diverged
+        self.draws = 0  # how often it stepped back after it diverged
         self.signals = StopSignals(dist.new_group(backend="gloo"))
         self.evaluation = Evaluation(
-            config.evaluation, config.data, self.manifest, device, self.pulse
+            config.evaluation, config.data, self.manifest, device, self.heartbeat
         )
         written("claimed-by", self.folder.claim, device)
         self.watchdog = Watchdog(folder / WATCHED, config.faults)
@@ -113,19 +113,19 @@ class Trainer:
         self.report = None
         if processes.is_first():
             self.report = Report(config, self.folder, self.manifest, self.images)
-            self.report.say(self.evaluation.announcement)
-            self.report.say(self.system.missing if self.system else None)
+            self.report.notify(self.evaluation.announcement)
+            self.report.notify(self.system.missing if self.system else None)
 
     def run(self) -> int:
         status = "FAILED"
         try:
-            if self.report and self.images:  # what is due here belongs to the stage that ended here
-                self.report.enter(schedule.at(self.config, self.images - 1))
-            self.events()
+            if self.report and self.images:  # what is due belongs to the stage that ended
+                self.report.start_stage(schedule.at(self.config, self.images - 1))
+            self.run_due()
             while self.images < self.end:
                 try:
                     self.step()
-                    self.events()
+                    self.run_due()
                 except DivergedError as error:
                     self.step_back(error)
                 self.signals.check()
@@ -135,7 +135,7 @@ class Trainer:
             return 0
         except Stopped as stopped:
             status = "SCHEDULED" if stopped.number == signal.SIGUSR2 else "KILLED"
-            self.say(f"stopping on {stopped} at {self.images:,} images")
+            self.notify(f"stopping on {stopped} at {self.images:,} images")
             self.take_time("checkpoint")
             self.checkpoint()
             return stopped.number
@@ -143,14 +143,14 @@ class Trainer:
             self.watchdog.stop()
             if self.report:
                 self.report.end(status)
-            self.leave()
+            self.close_stage()
             self.signals.release()
 
     def step(self) -> None:
-        """One step of both networks, and of their averages."""
+        """Steps both networks and their averages."""
         moment = schedule.at(self.config, self.images)
         if self.stage is None or self.stage.number != moment.number:
-            self.enter(moment)
+            self.start_stage(moment)
         self.meter.add(self.stage.step(moment))
         self.ema.decay = 0.5 ** (moment.stage.batch / self.config.ema_half_life)
         self.ema.update(self.networks)
@@ -163,13 +163,13 @@ class Trainer:
         section.enter(what)
         self.watchdog.take_time()
 
-    def pulse(self) -> None:
+    def heartbeat(self) -> None:
         """Between batches of an evaluation, in all processes at once."""
         section.enter("evaluate")
         self.signals.check()
 
-    def enter(self, moment: schedule.Moment) -> None:
-        """Makes the stage of `moment`: engines over grown networks, in a new optimiser state.
+    def start_stage(self, moment: schedule.Moment) -> None:
+        """Starts the stage of `moment`: new engines over grown networks, new optimiser state.
 
         The state stays where the stage before had the same resolution.
         """
@@ -177,7 +177,7 @@ class Trainer:
         stays = moment.number and moment.stage.resolution == self.resolution_before(moment)
         if self.stage is not None and stays:
             self.resumed = Checkpoint({}, {}, *self.engine_state())
-        self.leave()
+        self.close_stage()
         self.verify(moment.stage.resolution)
         config = replace(self.config, seed=self.config.seed + OTHER_DRAWS * self.draws)
         self.stage = Stage(config, moment, self.images, self.networks, self.manifest)
@@ -185,7 +185,7 @@ class Trainer:
             self.load_engines(self.resumed)
         self.resumed = None
         if self.report:
-            self.report.enter(moment)
+            self.report.start_stage(moment)
 
     def verify(self, resolution: int) -> None:
         """Reads the data of a resolution once against its checksums; DatasetError."""
@@ -193,35 +193,35 @@ class Trainer:
         if data.verify == "off" or data.remote:
             return
         started, group = time.monotonic(), self.signals.group
-        pulse = partial(section.enter, "verify")
-        read = verify(self.manifest, data.loader, resolution, record, group, pulse)
+        heartbeat = partial(section.enter, "verify")
+        read = verify(self.manifest, data.loader, resolution, record, group, heartbeat)
         if read:
             seconds = time.monotonic() - started
-            self.say(
+            self.notify(
                 f"data at {resolution}x{resolution}: {read:,} bytes as prepared ({seconds:.0f} s)"
             )
 
     def step_back(self, error: DivergedError) -> None:
-        """Returns to the newest checkpoint, for other draws from there on, where that is allowed.
+        """Returns to the newest checkpoint and continues with other random draws, if configured.
 
-        DivergedError, the one given, where it is not.
+        Raises `error` where it is not.
         """
         found = bool(processes.is_first() and checkpoints.newest_first(self.folder.checkpoints))
         found = torch.tensor([found])
         dist.broadcast(found, 0, group=self.signals.group)
         if not found or self.draws >= self.config.faults.step_back:
             raise error
-        self.say(f"{error}. Going back, number {self.draws + 1} of {self.config.faults.step_back}")
+        self.notify(f"{error}. Stepping back, {self.draws + 1} of {self.config.faults.step_back}")
         draws = self.draws + 1
-        self.leave()
+        self.close_stage()
         self.meter = Meter()
         self.resume()
         self.draws = draws
         if self.report:
             self.report.rewind(self.images)
 
-    def leave(self) -> None:
-        """Closes the stage; its engines are in cycles, and hold memory that the next ones need."""
+    def close_stage(self) -> None:
+        """Closes the stage and collects its engines, whose memory the next ones need."""
         if self.stage is not None:
             self.stage.close()
             self.stage = None
@@ -230,8 +230,8 @@ class Trainer:
     def resolution_before(self, moment: schedule.Moment) -> int:
         return self.config.stages[moment.number - 1].resolution
 
-    def events(self) -> None:
-        """What is due at this many images: log, pictures, checkpoint, evaluation, in this order."""
+    def run_due(self) -> None:
+        """Runs what is due at this step: log, pictures, checkpoint, evaluation, in this order."""
         if not self.images:
             return
         moment = schedule.at(self.config, self.images - 1)  # of the step that ended here
@@ -286,9 +286,9 @@ class Trainer:
         return self.found_derived[1]
 
     def evaluate(self, moment: schedule.Moment) -> None:
-        """Measures the averaged networks, unless the journal holds it from before a kill."""
+        """Evaluates the averaged networks, unless the journal has it from before a kill."""
         name = metric_name(self.evaluation.extractor, self.config.evaluation.samples)
-        known = torch.tensor([bool(self.report and self.report.knows(self.images, name))])
+        known = torch.tensor([bool(self.report and self.report.has(self.images, name))])
         dist.broadcast(known, 0, group=self.signals.group)
         if known:
             return
@@ -329,7 +329,7 @@ class Trainer:
         return optimizer, {"engines": engines}
 
     def resume(self) -> None:
-        """Continues from the newest checkpoint that rank 0 finds whole; it says so of others."""
+        """Resumes from the newest valid checkpoint that rank 0 finds."""
         path, found = self.newest() if processes.is_first() else (None, None)
         chosen = [path]
         dist.broadcast_object_list(chosen, group=self.signals.group)
@@ -342,17 +342,17 @@ class Trainer:
         self.images, self.resumed = found.about["images"], found
         self.saved = self.images
         self.draws = found.about.get("draws", 0)
-        self.say(f"continuing at {self.images:,} images from {path}")
+        self.notify(f"continuing at {self.images:,} images from {path}")
 
     def begin(self) -> None:
-        """Image 0: with the weights and averages of `config.init`, where there is one."""
+        """Starts at image 0, with the weights and averages of `config.init` if it is set."""
         if self.config.init is None:
             return
         path = model.find(Path(self.config.init))
         about = checkpoints.read_about(path)
         weights, ema = (checkpoints.read_part(path, about, part) for part in ("weights", "ema"))
         self.load_weights(weights or ema, ema or weights, path)
-        self.say(f"beginning with the weights of {path}")
+        self.notify(f"beginning with the weights of {path}")
 
     def load_weights(self, weights: dict[str, Tensor], ema: dict[str, Tensor], path: Path) -> None:
         """Weights and averages; parameters of resolutions that `path` lacks stay as they began."""
@@ -365,7 +365,7 @@ class Trainer:
             module.load_state_dict(own | given)
 
     def newest(self) -> tuple[Path | None, Checkpoint | None]:
-        """The newest checkpoint that is whole; those after it are set aside, and that is said.
+        """The newest valid checkpoint; renames damaged newer ones, and prints it.
 
         CheckpointError where there are some and none of them is whole: what was trained would be
         lost by beginning anew.
@@ -376,12 +376,12 @@ class Trainer:
             try:
                 found = checkpoints.load(path)
             except CheckpointError as error:
-                self.say(str(error))
+                self.notify(str(error))
                 damaged.append(path)
                 continue
             for other in damaged:
                 aside = checkpoints.set_aside(other)
-                self.say(f"the one before it is used; {other.name} is now {aside}")
+                self.notify(f"the one before it is used; {other.name} is now {aside}")
             return path, found
         if damaged:
             raise CheckpointError(
@@ -392,7 +392,7 @@ class Trainer:
         return None, None
 
     def load_engines(self, found: Checkpoint) -> None:
-        """Optimiser state, where the checkpoint lies within the stage."""
+        """Loads the optimiser state of a checkpoint within the stage."""
         names = {id(p): name for name, p in self.networks.named_parameters()}
         for which, engine in zip(("encoder", "decoder"), self.stage.engines, strict=True):
             moments = {
@@ -404,6 +404,6 @@ class Trainer:
             }
             engine.load_state(moments, found.about["engines"][which])
 
-    def say(self, line: str) -> None:
+    def notify(self, line: str) -> None:
         if processes.is_first():
             print(line, flush=True)

@@ -47,7 +47,7 @@ def test_gradients_that_stay_not_finite_end_it_and_the_process_is_named(dataset,
     wanted = r"each of the last 5 steps of the decoder was left out.*the encoder's gradients, "
     wanted += r"the decoder's gradients on process 1 \(.*faults.step_back=1"
     assert re.search("DivergedError: .*" + wanted, str(caught.value))
-    assert said(tmp_path / "run").count("1 steps left out (gradients not finite)") == 5
+    assert said(tmp_path / "run").count("1 steps skipped (gradients not finite)") == 5
     assert journal(tmp_path / "run", "skipped_steps")[-1][1] == 5
 
 
@@ -55,7 +55,7 @@ def test_it_goes_back_to_a_checkpoint_and_on_with_other_draws(dataset, tmp_path)
     content = short(dataset)
     content["faults"] = {"step_back": 1}
     assert run(content, tmp_path / "run", before=NotFinite(40, 80)) == [0]
-    assert "Going back, number 1 of 1" in said(tmp_path / "run")
+    assert "Stepping back, 1 of 1" in said(tmp_path / "run")
     losses = journal(tmp_path / "run", "loss_E")
     assert [images for images, _ in losses] == list(range(16, 225, 16))
 

@@ -1,4 +1,4 @@
-"""A training goes on with other values, branches, begins from weights; the past stays."""
+"""A training continues with other values, branches, begins from weights; the past stays."""
 
 import shutil
 from dataclasses import replace
