@@ -20,11 +20,11 @@ BLOCK = 16 << 20  # bytes
 
 def verify(
     manifest: Manifest, loader: str, resolution: int, record: Path, group: dist.ProcessGroup,
-    pulse: Callable[[], None],
+    heartbeat: Callable[[], None],
 ) -> int:  # fmt: skip
     """Reads the files of a resolution that `loader` uses; how many bytes were read by all.
 
-    Every process of `group` reads its share, and all must call; `pulse` is called between blocks.
+    Every process of `group` must call and reads its share; it calls `heartbeat` between blocks.
     Files that have been read before, and have not changed in size or time since, are not read
     again: `record`, a file, remembers them. DatasetError, on all processes, names what is wrong.
     """
@@ -42,7 +42,7 @@ def verify(
     wrong = []
     for file in due[rank::world]:
         path = manifest.folder / file["path"]
-        if sha256(path, pulse) != file["sha256"]:
+        if sha256(path, heartbeat) != file["sha256"]:
             wrong.append(f"{path} was altered: its sha256 is not that of {manifest.folder}'s list")
     every: list = [None] * world
     dist.all_gather_object(every, wrong, group=group)
@@ -58,14 +58,14 @@ def verify(
     return sum(file["bytes"] for file in due)
 
 
-def sha256(path: Path, pulse: Callable[[], None]) -> str:
+def sha256(path: Path, heartbeat: Callable[[], None]) -> str:
     """Of a file's content, in hexadecimal; where it cannot be read, why."""
     digest = hashlib.sha256()
     try:
         with path.open("rb") as file:
             while block := file.read(BLOCK):
                 digest.update(block)
-                pulse()
+                heartbeat()
     except OSError as error:
         return f"unreadable: {error}"
     return digest.hexdigest()
