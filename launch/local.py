@@ -22,11 +22,14 @@ from pipeline import processes
 from pipeline.records.checkpoints import CheckpointError
 from pipeline.records.tracking import TrackingError
 from stages.config import Config
-from stages.health import DivergedError
+from stages.health import DivergedError, OutOfMemoryError
 from stages.run_folder import LostRunError
 from stages.trainer import train
 
-ERRORS = (*arguments.USER_ERRORS, CheckpointError, TrackingError, DivergedError, LostRunError)
+ERRORS = (
+    *arguments.USER_ERRORS, CheckpointError, TrackingError, DivergedError, OutOfMemoryError,
+    LostRunError,
+)  # fmt: skip
 
 
 def main() -> None:

@@ -5,10 +5,12 @@ import socket
 from collections import deque
 from statistics import median
 
+import torch
 import torch.distributed as dist
 
 from pipeline import balance
 from pipeline.engines import Engine
+from stages.config import Config
 from stages.schedule import Moment
 
 NETWORKS = ("encoder", "decoder")
@@ -17,6 +19,10 @@ IN_A_ROW = 5  # steps left out, at least, before a training counts as diverged
 
 class DivergedError(Exception):
     """Losses or gradients are not finite any more; the message names the place and remedies."""
+
+
+class OutOfMemoryError(Exception):
+    """A step does not fit into the memory of the device; the message names the key to lower."""
 
 
 def check(
@@ -48,6 +54,22 @@ def check(
         f"{culprits(broken + of, group)}. The checkpoints are from before. What helps: a larger "
         f"beta_neg (the authors' advice), a lower lr, engine.precision=fp32; or faults.step_back="
         f"1, to go on from the newest checkpoint with other draws"
+    )
+
+
+def out_of_memory(
+    config: Config, moment: Moment, error: torch.OutOfMemoryError
+) -> OutOfMemoryError:
+    """The error of a step that does not fit into the memory, with the keys that help."""
+    stage, key = moment.stage, f"stages.{moment.number}.micro_batch"
+    if config.shape.WHOLE_BATCHES:
+        helps = f"lower stages.{moment.number}.batch and {key}, which are equal"
+    else:
+        helps = f"lower {key}, or use more processes"
+    return OutOfMemoryError(
+        f"out of memory at {stage.resolution}x{stage.resolution}, with {stage.micro_batch} images "
+        f"in a micro-batch: {helps}. Give the same command with the new value and --replan: the "
+        f"training continues from its newest checkpoint. ({str(error).partition('. GPU')[0]})"
     )
 
 

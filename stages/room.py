@@ -19,7 +19,7 @@ def written(what: str, write: Callable[[], None], device: torch.device) -> None:
     A job that comes back while others fill the disk waits its turn so, instead of failing. All
     other errors are raised.
     """
-    told = False
+    reported = False
     while True:
         done = torch.zeros(1, device=device)
         if processes.is_first():
@@ -29,13 +29,13 @@ def written(what: str, write: Callable[[], None], device: torch.device) -> None:
             except OSError as error:
                 if error.errno not in FULL:
                     raise
-                if not told:
+                if not reported:
                     print(
                         f"{what} cannot be written: {error.strerror}; trying again every "
                         f"{RETRY:.0f} s until there is room",
                         flush=True,
                     )
-                told = True
+                reported = True
         dist.broadcast(done, 0)  # and none waits for longer than RETRY
         if done:
             return

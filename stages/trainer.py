@@ -149,9 +149,12 @@ class Trainer:
     def step(self) -> None:
         """Steps both networks and their averages."""
         moment = schedule.at(self.config, self.images)
-        if self.stage is None or self.stage.number != moment.number:
-            self.start_stage(moment)
-        self.meter.add(self.stage.step(moment))
+        try:
+            if self.stage is None or self.stage.number != moment.number:
+                self.start_stage(moment)
+            self.meter.add(self.stage.step(moment))
+        except torch.OutOfMemoryError as error:
+            raise health.out_of_memory(self.config, moment, error) from error
         self.ema.decay = 0.5 ** (moment.stage.batch / self.config.ema_half_life)
         self.ema.update(self.networks)
         self.images += moment.stage.batch
@@ -159,7 +162,7 @@ class Trainer:
         self.watchdog.step_done()
 
     def take_time(self, what: str) -> None:
-        """Something that may take longer than a step, with the step after it."""
+        """Names what begins now, and allows it and the next step `faults.long_timeout`."""
         section.enter(what)
         self.watchdog.take_time()
 
@@ -298,7 +301,7 @@ class Trainer:
             self.report.evaluation(self.images, moment, values, time.monotonic() - started)
 
     def checkpoint(self) -> None:
-        """Writes a checkpoint; all processes gather its parts, rank 0 writes."""
+        """Writes a checkpoint: all processes gather its parts, rank 0 writes."""
         optimizer, engines = self.engine_state()
         self.saved, written_down = self.images, True
         if self.report:
@@ -367,8 +370,7 @@ class Trainer:
     def newest(self) -> tuple[Path | None, Checkpoint | None]:
         """The newest valid checkpoint; renames damaged newer ones, and prints it.
 
-        CheckpointError where there are some and none of them is whole: what was trained would be
-        lost by beginning anew.
+        CheckpointError if there are checkpoints and none is whole: a new start would lose them.
         """
         every = checkpoints.newest_first(self.folder.checkpoints)
         damaged = []

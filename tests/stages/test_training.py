@@ -180,6 +180,29 @@ def test_losses_that_are_not_finite_end_the_training_with_advice(dataset, tmp_pa
         run(content, tmp_path / "run")
 
 
+def run_out_of_memory(folder: Path) -> None:
+    """At the first step of the second stage, as a GPU does."""
+    from stages.stage import Stage
+
+    step = Stage.step
+
+    def too_large(stage, moment):
+        if moment.number:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. GPU 0 has 1")
+        return step(stage, moment)
+
+    Stage.step = too_large
+
+
+def test_an_out_of_memory_names_the_key_to_lower(dataset, tmp_path):
+    wanted = (
+        r"OutOfMemoryError: out of memory at 8x8, with 4 images in a micro-batch: lower "
+        r"stages\.1\.micro_batch, .* --replan: .*Tried to allocate 2 GiB\)"
+    )
+    with pytest.raises(RuntimeError, match=wanted):
+        run(tiny(dataset), tmp_path / "run", before=run_out_of_memory)
+
+
 def fill_the_disk(folder: Path) -> None:
     """From the first lines of the journal on, no file can become longer than 20,000 bytes."""
 
