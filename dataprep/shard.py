@@ -2,11 +2,11 @@
 
     python dataprep/shard.py SOURCE --out DIR
 
-SOURCE is a folder tree, a zip, a tar or WebDataset shard, a parquet file, a TFRecord, or a list
-(.txt) or a quoted pattern ('shards/*.tar') of these. Every image is decoded once, cropped to a
-square, and resized to --max-resolution and every lower power of two down to 4. The result in DIR is
-WebDataset tars, FFCV files and manifest.json; it appears whole or not at all. Run a stopped command
-again to resume.
+SOURCE is a folder tree, a zip, a tar or WebDataset shard, a parquet file, a TFRecord, CIFAR's
+binary files, Cars3D's .mat, an AVI video, or a list (.txt) or a quoted pattern ('shards/*.tar') of
+these. Every image is decoded once, cropped to a square, and resized to --max-resolution and every
+lower power of two down to 4. The result in DIR is WebDataset tars, FFCV files and manifest.json; it
+appears whole or not at all. Run a stopped command again to resume.
 """
 
 import argparse

@@ -28,7 +28,10 @@ KINDS: dict[str, ModuleType] = {
 NO_IMAGES = "table without images"
 MOST_SHARDS = 1_000_000
 LISTS = (".txt", ".lst", ".list")
-KNOWN = "a folder, zip, tar, parquet or TFRecord of images, or a .txt that lists some"
+KNOWN = (
+    "a folder, zip, tar, parquet, TFRecord, CIFAR .bin, Cars3D .mat or AVI of images, or a .txt "
+    "that lists some"
+)
 Item = Entry | Reject | Skipped | Note
 
 

@@ -257,7 +257,7 @@ def test_invalid_sources_are_reported(tmp_path):
     with pytest.raises(DatasetError, match="does not exist"):
         found(tmp_path / "nothing")
     (tmp_path / "text").write_text("no zip")
-    with pytest.raises(DatasetError, match="is not a folder, zip, tar, parquet or TFRecord"):
+    with pytest.raises(DatasetError, match="is not a folder, zip, tar, parquet, TFRecord, CIFAR"):
         found(tmp_path / "text")
 
 
