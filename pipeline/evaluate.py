@@ -50,7 +50,6 @@ from pipeline.metrics.evaluation import Evaluation, EvaluationConfig, counted, m
 from pipeline.metrics.features import FeaturesError
 from pipeline.metrics.perceptual import LPIPS
 from pipeline.networks.family import PRECISIONS, ModelError, ResolutionModel
-from pipeline.networks.style.trained import Model
 from pipeline.objective import kl_divergence
 from pipeline.records import names
 from pipeline.records.checkpoints import CheckpointError
@@ -94,7 +93,7 @@ def main(arguments: list[str] | None = None) -> None:
         processes.stop()
 
 
-def configure(loaded: Model, overrides: list[str]) -> Config:
+def configure(loaded: Any, overrides: list[str]) -> Config:
     """The checkpoint's own configuration of data and evaluation, with overrides. ConfigError."""
     known = loaded.about["config"]
     content = {part: dict(known.get(part) or {}) for part in ("data", "evaluation")}
@@ -116,7 +115,7 @@ def check_counts(config: Config, manifest: Manifest) -> None:
             )
 
 
-def measure(loaded: Model, config: Config, lpips: LPIPS | None, seed: int) -> dict[str, float]:
+def measure(loaded: Any, config: Config, lpips: LPIPS | None, seed: int) -> dict[str, float]:
     """All metrics, by name."""
     manifest, asked = Manifest.load(config.data.path), config.evaluation
     evaluation = Evaluation(asked, config.data, manifest, loaded.device, lambda: None)
@@ -223,7 +222,7 @@ def of_images(
     return {name: torch.cat(parts).double().mean().item() for name, parts in found.items()}
 
 
-def report(loaded: Model, config: Config, values: dict, given: argparse.Namespace) -> None:
+def report(loaded: Any, config: Config, values: dict, given: argparse.Namespace) -> None:
     """Prints a table; writes JSON and logs to MLflow if requested."""
     side, images = loaded.resolution, loaded.about.get("images")
     seen = f"{images:,} images seen" if images is not None else "converted"

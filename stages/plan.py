@@ -1,9 +1,8 @@
-"""Changes of a training's configuration: the past is fixed, the future is free.
+"""Changes of a training's configuration, and branches of a training.
 
-What is computed is a function of configuration and images seen, so a training may go on with
-another configuration wherever only what lies ahead differs. What was computed is then a list of
-configurations, each from its image on (`Config.history`); running that list in an empty folder
-gives the same bits.
+What is computed is a function of the configuration and of images seen. A training may therefore
+continue with another configuration that agrees on the images already seen. `Config.history` lists
+the changes, each with its image; a training by that list in an empty folder gives the same bits.
 """
 
 import json
@@ -22,7 +21,7 @@ from pipeline.records.files import sha256, whole
 from stages import schedule
 from stages.config import Change, Config, Origin
 
-# What may differ when a training is resumed: none of it changes what is computed.
+# Prefixes of keys that may differ when a training is resumed: they do not change what is computed.
 FREE = (
     "name", "data.path", "data.loader", "data.workers", "data.cache", "data.timeout",
     "data.retry_seconds", "data.allow_pipe", "tracking.", "evaluation.", "every.", "history",
@@ -121,7 +120,7 @@ def position(folder: Path) -> int:
 
 
 def contradicts(old: Config, new: Config, images: int) -> str | None:
-    """Why `new` cannot follow `old` after `images` images; None where it can."""
+    """The reason why `new` cannot follow `old` after `images` images, or None."""
     moment = schedule.at(old, images - 1)
     for number, stage in enumerate(old.stages[: moment.number]):
         if number >= len(new.stages) or _trained(stage) != _trained(new.stages[number]):
@@ -147,14 +146,14 @@ def _trained(stage) -> dict:
 
 
 def misfit(smaller: networks.Shape, larger: networks.Shape) -> str | None:
-    """The first parameter of `smaller` that `larger` lacks or has at another size, in words."""
+    """A message about the first parameter of `smaller` that does not fit `larger`, or None."""
     with torch.device("meta"):
         here, there = (networks.build(s).state_dict() for s in (smaller, larger))
     return unfit({name: t.shape for name, t in here.items()}, there)
 
 
 def unfit(given: dict[str, torch.Size], wanted: dict[str, torch.Tensor]) -> str | None:
-    """The first of the tensors `given` that does not fit networks of the state `wanted`."""
+    """A message about the first tensor of `given` that `wanted` lacks or has at another size."""
     for name, size in given.items():
         if name not in wanted:
             return f"the new networks have no {name}"
@@ -168,7 +167,7 @@ def unfit(given: dict[str, torch.Size], wanted: dict[str, torch.Tensor]) -> str 
 
 def differing(old: dict, new: dict) -> dict[str, tuple]:
     """Keys at which two configurations compute something else, with both values."""
-    # A key that is null is as one that was not there when the training began.
+    # Null is equal to a missing key: the training may be older than the key.
     old, new = ({k: v for k, v in flat(c).items() if v is not None} for c in (old, new))
     missing = "not set"
     return {
@@ -181,7 +180,7 @@ def differing(old: dict, new: dict) -> dict[str, tuple]:
 
 
 def compare(old: dict, new: dict) -> list[str]:
-    """What differs between two configurations, in words: "key was a, is b"."""
+    """The differences between two configurations as lines: "key was a, is b"."""
     found = differing(old, new).items()
     return [f"{key} was {_short(before)}, is {_short(after)}" for key, (before, after) in found]
 
@@ -192,10 +191,10 @@ def _short(value) -> str:
 
 
 def branch(parent: str, folder: Path) -> None:
-    """Begins a run in `folder` at a checkpoint of another: `parent` is RUN or RUN@IMAGES.
+    """Starts a run in `folder` at a checkpoint of another: `parent` is RUN or RUN@IMAGES.
 
-    The checkpoint is copied, with the parent's configuration up to it. A `folder` that is this
-    branch already is left as it is. ConfigError.
+    Copies the checkpoint, and the parent's configuration up to it. Does nothing if `folder` is
+    this branch already. ConfigError.
     """
     path, _, at = parent.partition("@")
     run = Path(path).resolve()

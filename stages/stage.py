@@ -40,6 +40,7 @@ class Stage:
             Engine(parameters, engine, settings.micro_batch, self.micro_batches)
             for parameters in networks.parameters_at(side)
         ]
+        # Two iterators: the loader reads ahead of the steps.
         self.starts, ahead = (
             order.starts(images, moment.last, settings.batch, settings.micro_batch, rank, world)
             for _ in range(2)

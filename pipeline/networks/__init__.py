@@ -1,4 +1,4 @@
-"""The families of networks, told apart by `shape.kind`; a family is added to both lists here."""
+"""The families of networks, chosen by `shape.kind`; add a family to both lists here."""
 
 from typing import Annotated, Any
 

@@ -1,9 +1,9 @@
-"""What a family of networks offers: to a training (`Networks`), and to users (`pipeline.load`).
+"""The interface of a family of networks, for training (`Networks`) and users (`pipeline.load`).
 
-A family is a module or package beside this one: a shape, which `pipeline.networks.Shape` lists, and
-an `nn.Module` that the shape builds. Whatever is peculiar to a family (styles, noise, fade-in,
-labels, the partition of batches, ranges of images) stays in it: trainer, schedule, checkpoints and
-metrics use these methods alone.
+A family is a package beside this module: a shape, which `pipeline.networks.Shape` lists, and an
+`nn.Module` that the shape builds. Trainer, schedule, checkpoints and metrics use these methods
+alone. Styles, noise, fade-in, labels, the partition of batches and ranges of images stay in the
+family.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,39 +22,39 @@ PRECISIONS = ("fp32", "bf16", "fp64")
 
 
 class ModelError(Exception):
-    """Something a model cannot do; the message says what it can."""
+    """A request that the model does not support; the message names what it does."""
 
 
 class ResolutionModel(Model, Protocol):
-    """Networks at a resolution and at one alpha of its fade-in, as an objective's `Model`."""
+    """Networks at one resolution and one alpha of its fade-in: an objective's `Model`."""
 
     resolution: int
     device: torch.device
 
     def on(self, x: Tensor, labels: Tensor | None) -> "ResolutionModel":
-        """The networks for a batch of images (B, 3, R, R) and their labels (B,), if there are."""
+        """The networks for a batch of images (B, 3, R, R) and their labels (B,), if any."""
 
     def prepare(self, x: Tensor) -> Tensor:
-        """Training images (B, 3, R, R) as the networks are to see them at this moment."""
+        """Training images (B, 3, R, R) as input of the networks, faded in like their outputs."""
 
 
 class Shape(Protocol):
-    """What a configuration says of the networks."""
+    """The section `shape` of a configuration."""
 
     kind: str
-    """Of the family."""
+    """Name of the family."""
     resolution: int
     """Side of the largest image."""
     resolutions: list[int]
     """Sides at which the networks train, ascending."""
     classes: int
-    """Classes that the networks are told; 0 where they are not."""
+    """Number of classes that condition the networks; 0 is unconditional."""
     WHOLE_BATCHES: str | None
-    """Why the networks cannot compute a batch in parts, where they cannot."""
+    """The reason why a batch cannot be split into micro-batches; None if it can."""
 
 
 Images = Callable[[int, int], Iterator[tuple[Tensor, Tensor | None]]]
-"""(batches, size) to so many batches of training images (size, 3, R, R) and labels (size,)."""
+"""(batches, size) to that number of batches: training images (size, 3, R, R), labels (size,)."""
 
 
 class Networks(Protocol):
