@@ -19,10 +19,10 @@ from pipeline.data.verify import verify
 from pipeline.metrics.evaluation import Evaluation, metric_name
 from pipeline.networks.family import ResolutionModel
 from pipeline.records import checkpoints
-from pipeline.records.checkpoints import Checkpoint, CheckpointError
+from pipeline.records.checkpoints import Checkpoint
 from pipeline.records.journal import Journal
 from pipeline.records.system import System
-from stages import health, plan, schedule
+from stages import health, plan, schedule, state
 from stages.config import Config
 from stages.health import DivergedError
 from stages.report import Report
@@ -179,13 +179,13 @@ class Trainer:
         self.take_time("start of a stage")
         stays = moment.number and moment.stage.resolution == self.resolution_before(moment)
         if self.stage is not None and stays:
-            self.resumed = Checkpoint({}, {}, *self.engine_state())
+            self.resumed = Checkpoint({}, {}, *state.gather(self.networks, self.stage))
         self.close_stage()
         self.verify(moment.stage.resolution)
         config = replace(self.config, seed=self.config.seed + OTHER_DRAWS * self.draws)
         self.stage = Stage(config, moment, self.images, self.networks, self.manifest)
         if self.resumed is not None and (stays or self.images > moment.first):
-            self.load_engines(self.resumed)
+            state.load_engines(self.networks, self.stage, self.resumed)
         self.resumed = None
         if self.report:
             self.report.start_stage(moment)
@@ -302,7 +302,7 @@ class Trainer:
 
     def checkpoint(self) -> None:
         """Writes a checkpoint: all processes gather its parts, rank 0 writes."""
-        optimizer, engines = self.engine_state()
+        optimizer, engines = state.gather(self.networks, self.stage)
         self.saved, written_down = self.images, True
         if self.report:
             written_down = self.write_checkpoint(optimizer, engines)
@@ -319,21 +319,13 @@ class Trainer:
         about["draws"] = self.draws
         return self.report.checkpoint(self.images, Checkpoint(weights, ema, optimizer, about))
 
-    def engine_state(self) -> tuple[dict[str, Tensor], dict]:
-        """Optimiser state by names, and the engines' counts; all processes must call."""
-        names = {id(p): name for name, p in self.networks.named_parameters()}
-        optimizer, engines = {}, {}
-        if self.stage is not None:
-            for which, engine in zip(("encoder", "decoder"), self.stage.engines, strict=True):
-                for moment, values in engine.state().items():
-                    pairs = zip(engine.parameters, values, strict=True)
-                    optimizer |= {checkpoints.key(names[id(p)], moment): v for p, v in pairs}
-                engines[which] = engine.counts()
-        return optimizer, {"engines": engines}
-
     def resume(self) -> None:
         """Resumes from the newest valid checkpoint that rank 0 finds."""
-        path, found = self.newest() if processes.is_first() else (None, None)
+        path, found = (
+            state.newest(self.folder.checkpoints, self.notify)
+            if processes.is_first()
+            else (None, None)
+        )
         chosen = [path]
         dist.broadcast_object_list(chosen, group=self.signals.group)
         (path,) = chosen
@@ -358,53 +350,9 @@ class Trainer:
         self.notify(f"beginning with the weights of {path}")
 
     def load_weights(self, weights: dict[str, Tensor], ema: dict[str, Tensor], path: Path) -> None:
-        """Weights and averages; parameters of resolutions that `path` lacks stay as they began."""
         self.found_derived = (-1, {})
-        for module, tensors in ((self.networks, weights), (self.ema.module, ema)):
-            own = module.state_dict()
-            given = {n: t for n, t in tensors.items() if n not in module.DERIVED}
-            if reason := plan.unfit({n: t.shape for n, t in given.items()}, own):
-                raise CheckpointError(f"{path} does not fit the configuration: {reason}")
-            module.load_state_dict(own | given)
-
-    def newest(self) -> tuple[Path | None, Checkpoint | None]:
-        """The newest valid checkpoint; renames damaged newer ones, and prints it.
-
-        CheckpointError if there are checkpoints and none is whole: a new start would lose them.
-        """
-        every = checkpoints.newest_first(self.folder.checkpoints)
-        damaged = []
-        for path in every:
-            try:
-                found = checkpoints.load(path)
-            except CheckpointError as error:
-                self.notify(str(error))
-                damaged.append(path)
-                continue
-            for other in damaged:
-                aside = checkpoints.set_aside(other)
-                self.notify(f"the one before it is used; {other.name} is now {aside}")
-            return path, found
-        if damaged:
-            raise CheckpointError(
-                f"none of the {len(damaged)} checkpoints in {self.folder.checkpoints} can be read "
-                f"(above: why). Repair the disk or copy one back; to begin anew, remove them or "
-                f"name another --output"
-            )
-        return None, None
-
-    def load_engines(self, found: Checkpoint) -> None:
-        """Loads the optimiser state of a checkpoint within the stage."""
-        names = {id(p): name for name, p in self.networks.named_parameters()}
-        for which, engine in zip(("encoder", "decoder"), self.stage.engines, strict=True):
-            moments = {
-                moment: [
-                    found.optimizer[checkpoints.key(names[id(p)], moment)]
-                    for p in engine.parameters
-                ]
-                for moment in engine.optimizer.moments
-            }
-            engine.load_state(moments, found.about["engines"][which])
+        state.load_weights(self.networks, weights, path)
+        state.load_weights(self.ema.module, ema, path)
 
     def notify(self, line: str) -> None:
         if processes.is_first():
