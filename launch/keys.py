@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import inspect
 import json
+import re
 import textwrap
 import types
 import typing
@@ -32,9 +33,13 @@ class Key(NamedTuple):
 
 
 def print_keys(kind: type, prefix: str) -> None:
-    """Prints the keys of the dataclass `kind` that begin with `prefix`. ConfigError."""
-    every = list(keys(kind))
+    """Prints the keys of the dataclass `kind` that begin with `prefix` or have that name.
+
+    stages.6.lr is stages.N.lr, and so is lr. ConfigError.
+    """
+    every, prefix = list(keys(kind)), re.sub(r"\.\d+(?=\.|$)", ".N", prefix)
     found = [key for key in every if key.name.startswith(prefix)]
+    found = found or [key for key in every if key.name.endswith(f".{prefix}")]
     if not found:
         parts = dict.fromkeys(key.name.partition(".")[0] for key in every)
         raise ConfigError(f"no key begins with {prefix!r}; there are {', '.join(parts)}")

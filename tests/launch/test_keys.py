@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from launch import local, slurm
-from launch.keys import keys
+from launch.keys import keys, print_keys
 from stages.config import Config
 
 
@@ -38,3 +38,9 @@ def test_an_unknown_prefix_names_those_that_exist(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["program", "--keys", "optimiser"])
     with pytest.raises(SystemExit, match="no key begins with 'optimiser'; there are name, data, "):
         local.main()
+
+
+@pytest.mark.parametrize("name", ["stages.6.micro_batch", "micro_batch"])
+def test_a_key_is_found_by_its_number_and_by_its_last_name(name, capsys):
+    print_keys(Config, name)
+    assert capsys.readouterr().out.startswith("stages.N.micro_batch: int > 0 (required)\n")
