@@ -57,8 +57,8 @@ def parser(description: str) -> argparse.ArgumentParser:
         "--keys",
         nargs="?",
         const="",
-        metavar="PREFIX",
-        help="print the keys that begin with PREFIX: type, default and meaning",
+        metavar="NAME",
+        help="print the keys that begin or end with NAME: type, default and meaning",
     )
     return p
 
