@@ -1,4 +1,4 @@
-"""What a job of a training does, said to whoever waits for it."""
+"""Prints the state and the output of a training's job while a user waits for it."""
 
 import sys
 import time
@@ -9,15 +9,15 @@ from launch.requeue import MEANING
 from pipeline.config import ConfigError
 
 POLL = 2  # seconds between readings of the output; SLURM is asked at every fifth
-SILENCE = 180  # seconds without a line that are told
+SILENCE = 180  # seconds without output after which a line says so
 
-# What squeue gives as the reason of a job that waits, in part -> what that means, what helps.
+# Part of squeue's reason for a pending job -> its meaning and the remedy.
 REASONS = {
     "held": "it is held: scontrol release {job}",
     "Held": "it is held: scontrol release {job}",
     "Resources": "it waits for nodes",
     "Priority": "it waits behind jobs of higher priority",
-    "BeginTime": "it was requeued, and SLURM lets some time pass",
+    "BeginTime": "it was requeued, and SLURM starts it after a delay",
     "Cleaning": "it was requeued, and its last attempt is being cleaned up",
     "PartitionDown": "its partition is down: see sinfo, or scancel {job} and name another",
     "PartitionInactive": "its partition is inactive: see sinfo, or scancel {job} and name another",
@@ -31,9 +31,9 @@ REASONS = {
 
 
 def describe(job: str, queued: cluster.Queued) -> str:
-    """A job's state with its reason, and what that means and what releases it, where known."""
+    """A job's state and reason, with the meaning of the reason and the remedy if known."""
     if queued.state == "COMPLETING":
-        return "COMPLETING: its processes are being ended"
+        return "COMPLETING: its processes are being stopped"
     if queued.state != "PENDING":
         return queued.state
     known = next((text for part, text in REASONS.items() if part in queued.reason), "")
@@ -41,20 +41,21 @@ def describe(job: str, queued: cluster.Queued) -> str:
 
 
 def leave(job: str) -> cluster.Queued | None:
-    """Waits while a job is being ended, as after scancel; what it is then, None if it has left."""
-    told = False
+    """Waits while a job completes, as after scancel. Returns its state; None without a job."""
+    announced = False
     while (queued := cluster.job_state(job)) is not None and queued.state == "COMPLETING":
-        if not told:
-            print(f"job {job} of this run is being ended; waiting for it to leave", flush=True)
-        told = True
+        if not announced:
+            print(f"job {job} of this run is being stopped; waiting for its end", flush=True)
+        announced = True
         time.sleep(POLL)
     return queued
 
 
 def follow(path: Path, job: str) -> int:
-    """Copies the output of a job, in `path`, to here until it has left the queue; 0 if it ended
-    well. Says what it waits for, and when nothing has been said for minutes."""
-    place, polls, told, heard = 0, 0, "", time.monotonic()
+    """Prints a job's output, the file `path`, until the job has left the queue. Returns the exit
+    status: 0 if the job completed. Prints the reason while it is pending, and a line after each
+    `SILENCE` seconds without output."""
+    place, polls, printed, heard = 0, 0, "", time.monotonic()
     queued: cluster.Queued | None = cluster.Queued("", "")
     while True:
         if polls % 5 == 0:
@@ -73,17 +74,17 @@ def follow(path: Path, job: str) -> int:
                 heard = time.monotonic() if text else heard
         if queued is None:
             return end(path.parent, job)
-        if queued.state and describe(job, queued) != told:
-            told, heard = describe(job, queued), time.monotonic()
-            print(f"job {job}: {told}", flush=True)
+        if queued.state and describe(job, queued) != printed:
+            printed, heard = describe(job, queued), time.monotonic()
+            print(f"job {job}: {printed}", flush=True)
         if queued.state == "RUNNING" and time.monotonic() - heard > SILENCE:
             heard = time.monotonic()
-            print(f"job {job} has said nothing for {SILENCE // 60} minutes", flush=True)
+            print(f"job {job} has printed nothing for {SILENCE // 60} minutes", flush=True)
         time.sleep(POLL)
 
 
 def end(folder: Path, job: str) -> int:
-    """Says how a job ended that has left the queue; 0 if well."""
+    """Prints the final state of a job that has left the queue; returns 0 if it completed."""
     command = ("sacct", "--noheader", "-X", "--parsable2", "-o", "State,ExitCode", "-j", job)
     state, _, status = (cluster.run_client(*command).split("\n")[0] or "left the queue|").partition(
         "|"
@@ -92,7 +93,7 @@ def end(folder: Path, job: str) -> int:
         print(f"job {job}: {state}")
         return 0
     number = status.partition(":")[0]
-    # sacct takes 128 from a status that is larger.
+    # sacct subtracts 128 from a status above 128.
     meaning = MEANING.get(int(number) + 128, "") if number.isdigit() else ""
     print(f"job {job}: {state}{f' ({meaning})' if meaning else ''}; errors are in {folder}/{job}_*")
     return 1

@@ -11,12 +11,12 @@ which is zero at
 
     K* = [ln(beta_neg / beta_kl) / (alpha s) - beta_rec R] / beta_neg.
 
-Beyond K* the exponential is so small that the encoder gains nothing by raising the KL of fakes. If
-real images need about K* nats themselves, no margin between fakes and reals is left, and samples
-keep artefacts that nothing punishes. A smaller beta_neg raises K*.
+Beyond K* the exponential is so small that raising the KL of fakes no longer lowers L_E. If real
+images need about K* nats themselves, there is no margin between fakes and reals, and no loss
+removes the artefacts of samples. A smaller beta_neg raises K*.
 
-**The ratio r** = gamma beta_kl (KL_fake - KL_real) / (beta_rec Rec): what the decoder gains when
-its samples pass for real, against what it gains by reconstructing.
+**The ratio r** = gamma beta_kl (KL_fake - KL_real) / (beta_rec Rec): the decrease of L_D if samples
+get the KL of real images, over the reconstruction term.
 """
 
 import math
@@ -24,7 +24,7 @@ import math
 from pipeline.objective import SoftIntroVAE
 
 TERMS = {"rec", "kl_real", "kl_fake"}
-"""Logged terms that the measures are made of."""
+"""Logged terms that the measures need."""
 AT_CEILING = 0.75
 """Fraction of K* from which fakes count as at the ceiling."""
 SMALL_RATIO = 0.1
@@ -34,8 +34,7 @@ SMALL_RATIO = 0.1
 def kl_ceiling(objective: SoftIntroVAE, values: int, rec: float = 0.0) -> float:
     """K* in nats for images of `values` numbers and reconstruction error `rec` (a sum).
 
-    With the default `rec` it is an upper bound. Infinite where beta_neg or beta_kl is 0, and never
-    below 0.
+    The default `rec` gives an upper bound. Infinite if beta_neg or beta_kl is 0; at least 0.
     """
     if objective.beta_neg == 0 or objective.beta_kl == 0:
         return math.inf
@@ -45,14 +44,14 @@ def kl_ceiling(objective: SoftIntroVAE, values: int, rec: float = 0.0) -> float:
 
 
 def decoder_ratio(objective: SoftIntroVAE, rec: float, kl_real: float, kl_fake: float) -> float:
-    """r, from batch means; infinite where beta_rec or `rec` is 0."""
+    """r, from batch means; infinite if beta_rec or `rec` is 0."""
     paid = objective.beta_rec * rec
     gained = objective.gamma * objective.beta_kl * (kl_fake - kl_real)
     return gained / paid if paid else math.inf
 
 
 def measures(objective: SoftIntroVAE, values: int, terms: dict[str, float]) -> dict[str, float]:
-    """K*, kl_fake / K*, kl_real / K* and r of logged means; all four from `terms`' rec and KLs."""
+    """K*, kl_fake / K*, kl_real / K* and r, from the logged means rec, kl_real and kl_fake."""
     rec, kl_real, kl_fake = (terms[name] for name in ("rec", "kl_real", "kl_fake"))
     ceiling = kl_ceiling(objective, values, rec)
     return {
@@ -64,6 +63,6 @@ def measures(objective: SoftIntroVAE, values: int, terms: dict[str, float]) -> d
 
 
 def at_ceiling(measured: dict[str, float]) -> bool:
-    """Whether fakes are at the ceiling of KL with a small margin: samples will keep artefacts."""
+    """Whether KL_fake is near K* and r is small: then samples keep artefacts."""
     near = measured["kl_fake_of_ceiling"] >= AT_CEILING
     return near and measured["decoder_ratio"] <= SMALL_RATIO

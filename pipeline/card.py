@@ -1,4 +1,4 @@
-"""A model card, drawn from what is known of a checkpoint and of the run that it lies in."""
+"""Writes a model card from a checkpoint and the journal of its run."""
 
 import json
 from pathlib import Path
@@ -10,14 +10,14 @@ MEANING = (
     ("reconstruction_mse", "mean squared error of test images' reconstructions, in [-1, 1]"),
 )
 USES = """\
-It draws images that resemble its training data, and encodes images into its latent space. It must
-not be used to pass drawn faces off as people, to identify people, or to judge them by their faces:
-what it has learned is the make-up of its training data and nothing else, with all of that data's
-gaps and biases. Terms of use of the training data apply to what is made with it."""
+The model generates images that resemble its training data, and encodes images into its latent
+space. Do not use it to present generated faces as real people, to identify people, or to judge
+people by their faces: it has the gaps and biases of its training data. The terms of use of the
+training data apply to its outputs."""
 
 
 def card(source: Path, about: dict[str, Any], loaded: Any, reconstructions: bool) -> str:
-    """README.md of a model that was saved in `source`, in the Hugging Face hub's form."""
+    """The README.md of a model saved in `source`, in the format of the Hugging Face hub."""
     config, side = about.get("config", {}), loaded.resolution
     name = config.get("name", source.name)
     parts = [
@@ -33,7 +33,7 @@ def card(source: Path, about: dict[str, Any], loaded: Any, reconstructions: bool
         "## Use\n\n```python\nimport pipeline\n\nmodel = pipeline.load('.')\n"
         "images = model.sample(16, seed=0, psi=0.7)   # (16, 3, R, R) in [-1, 1]\n"
         "mu, logvar = model.encode(images)\n```",
-        f"## What it must not be used for\n\n{USES}",
+        f"## Intended use and limits\n\n{USES}",
         "## Training\n\n" + table(("", ""), facts(about)),
     ]
     if stages := config.get("stages"):
@@ -45,14 +45,14 @@ def card(source: Path, about: dict[str, Any], loaded: Any, reconstructions: bool
     if values := numbers(source, side, about.get("images")):
         meanings = [(k, f"{v:.5g}", meaning(k)) for k, v in values.items()]
         parts.append(
-            f"## Numbers\n\nOf the averaged weights at {side}x{side}, after "
+            f"## Metrics\n\nAveraged weights at {side}x{side}, after "
             f"{about['images']:,} images.\n\n" + table(("", "", ""), meanings)
         )
     return "\n\n".join(parts) + "\n"
 
 
 def facts(about: dict[str, Any]) -> list[tuple[str, str]]:
-    """Where the weights come from."""
+    """The training of the weights as (name, value) rows."""
     config = about.get("config", {})
     found = []
     if about.get("images"):
@@ -72,7 +72,7 @@ def facts(about: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def numbers(source: Path, side: int, images: int | None) -> dict[str, float]:
-    """What the run's journal has measured of this checkpoint."""
+    """The metrics of this checkpoint in the run's journal, by name."""
     journal = source.parent.parent / "metrics.jsonl"
     if not journal.exists():
         return {}
@@ -85,7 +85,7 @@ def numbers(source: Path, side: int, images: int | None) -> dict[str, float]:
 
 
 def meaning(name: str) -> str:
-    """What a number is, in words; of a name with fewer samples (`fid_10k`) that it is no FID."""
+    """A metric's description. A name with fewer samples (`fid_10k`) is described as no FID."""
     exact = dict(MEANING)
     return exact.get(name) or (exact["fd_"] if name.startswith(("fid_", "fd_")) else "")
 

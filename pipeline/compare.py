@@ -1,14 +1,14 @@
-"""Trainings compared, from MLflow: which configuration is best at which resolution, at what cost:
+"""Compares trainings in MLflow: the distance and cost of each configuration at each resolution:
 
     python -m pipeline.compare runs/a runs/b
     python -m pipeline.compare --sweep beta_neg --plot compared.png
     python -m pipeline.compare baseline b64 --uri http://mlflow:5000 --format markdown
 
-A training is named by its folder, or its run's id or name in MLflow. Trainings that differ in their
-seed alone are one row: mean, standard deviation and number. `at` is the last number of images seen
-at which all that have reached a resolution were measured there: only values in its column compare
-as equals, and by it rows are in order. Speed and device hours are those of steps, without
-evaluations.
+Name a training by its folder, or by its run's id or name in MLflow. Trainings that differ only in
+their seed form one row: mean, standard deviation and count. The column `METRIC at` holds values
+measured at equal images seen: the largest number at which all trainings at that resolution were
+measured. Compare values in this column only; it also sorts the rows. Speed and device hours count
+steps, not evaluations.
 """
 
 import argparse
@@ -25,14 +25,14 @@ from pipeline.records import trainings
 from pipeline.records.store import TrackingError
 from pipeline.records.trainings import Training
 
-# Of these it does not depend what is computed.
+# Parameters that do not change what is computed.
 APART = ("seed", "name", "tracking.", "data.path", "data.workers")
 FORMATS = ("text", "markdown", "json")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One configuration at one resolution; values are of its trainings, in their order."""
+    """One configuration at one resolution; lists hold a value per training, in one order."""
 
     configuration: str
     resolution: int
@@ -47,7 +47,7 @@ class Row:
 
 
 def differing(found: list[Training]) -> list[str]:
-    """Parameters that have more than one value, without the seed, names and places."""
+    """Parameters that have more than one value, without the seed, names and paths."""
     keys = sorted(set().union(*(t.params for t in found)))
     keys = [key for key in keys if not key.startswith(APART)]
     return [key for key in keys if len({t.params.get(key) for t in found}) > 1]
@@ -63,7 +63,7 @@ def grouped(found: list[Training]) -> dict[str, list[Training]]:
 
 
 def metric_of(found: list[Training]) -> str:
-    """The distance that most of them have. TrackingError where none has any."""
+    """The distance that most trainings have. TrackingError if none has one."""
     have = [name for t in found for name in t.distances]
     if not have:
         raise TrackingError("no distance has been measured in these trainings yet")
@@ -71,7 +71,7 @@ def metric_of(found: list[Training]) -> str:
 
 
 def rows(found: list[Training], metric: str) -> list[Row]:
-    """By resolution, the largest first, and there the best first."""
+    """Rows by resolution, the largest first; within a resolution the best first."""
     groups = grouped(found)
     reached = {side for t in found for side in t.distances.get(metric, {})}
     made = []
@@ -88,7 +88,7 @@ def rows(found: list[Training], metric: str) -> list[Row]:
 def row(
     configuration: str, group: list[Training], metric: str, side: int, common: int | None
 ) -> Row | None:
-    """A configuration at a resolution; None where none of its trainings has been measured there."""
+    """A configuration at a resolution; None if none of its trainings was measured there."""
     group = [t for t in group if side in t.distances.get(metric, {})]
     if not group:
         return None
@@ -111,7 +111,7 @@ def mean(values: list[float]) -> float:
 
 
 def spread(values: list[float]) -> str:
-    """Mean, standard deviation where there are several, and their number."""
+    """The mean; for several values also their standard deviation and count."""
     if not values:
         return "-"
     if len(values) == 1:
@@ -120,7 +120,7 @@ def spread(values: list[float]) -> str:
 
 
 def cells(made: list[Row], metric: str) -> list[list[str]]:
-    """The table, its head first."""
+    """The table's cells, header row first."""
     head = ["at", "configuration", f"{metric} at", "images", "last", "images", "best", "images"]
     table = [[*head, "img/s", "device h"]]
     for r in made:
@@ -159,7 +159,7 @@ def markdown(table: list[list[str]]) -> str:
 
 
 def plot(found: list[Training], metric: str, path: Path) -> None:
-    """Distance over images seen: a panel for a resolution, a colour for a configuration."""
+    """Plots distance over images seen: a panel per resolution, a colour per configuration."""
     from matplotlib.figure import Figure
 
     sides = sorted({side for t in found for side in t.distances.get(metric, {})})
@@ -217,12 +217,12 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("runs", nargs="*", metavar="RUN", help="folder, or a run's id or name")
+    p.add_argument("runs", nargs="*", metavar="RUN", help="a run's folder, id or name")
     p.add_argument("--sweep", metavar="ID", help="all trainings of a sweep")
     p.add_argument("--uri", help="MLflow store (that of the first folder, or runs/mlflow.db)")
-    p.add_argument("--metric", help="a distance, as fid or fd_vgg16_1k (what most have)")
+    p.add_argument("--metric", help="a distance, such as fid or fd_vgg16_1k (the commonest)")
     p.add_argument("--format", choices=FORMATS, default="text")
-    p.add_argument("--plot", type=Path, metavar="FILE", help="draw the distances there")
+    p.add_argument("--plot", type=Path, metavar="FILE", help="plot the distances to FILE")
     return p
 
 

@@ -1,4 +1,4 @@
-"""Configurations: YAML and `key=value` to dataclasses, with errors that name the nearest key."""
+"""Parses YAML and `key=value` into dataclasses; errors name the nearest key."""
 
 import dataclasses
 import difflib
@@ -14,20 +14,20 @@ from pydantic_core import ErrorDetails
 
 
 class ConfigError(Exception):
-    """A configuration that cannot be used; the message names the key and the way out."""
+    """An invalid configuration; the message names the key and the remedy."""
 
 
 def load(kind: Any, path: str | Path, overrides: Sequence[str] = ()) -> Any:
-    """The configuration `kind`, a dataclass, from a YAML file and `key.of.part=value` on top.
+    """Reads the configuration `kind`, a dataclass, from a YAML file and applies overrides.
 
-    A value is read as YAML; parts of a list are named by number (`stages.2.batch=64`).
-    ConfigError names the file or override, the key, and the nearest one that exists.
+    An override is `key.of.part=value`; the value is YAML, list items go by index
+    (`stages.2.batch=64`). ConfigError names the file or override, the key and the nearest key.
     """
     return parse(kind, read(path, overrides), str(path))
 
 
 def read(path: str | Path, overrides: Sequence[str] = ()) -> dict:
-    """The content of a YAML file with `key.of.part=value` on top, as plain data. ConfigError."""
+    """Reads a YAML file as plain data and applies `key.of.part=value` overrides. ConfigError."""
     try:
         content = yaml.safe_load(Path(path).read_text())
     except FileNotFoundError:
@@ -35,14 +35,14 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> dict:
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not YAML: {error}") from None
     if not isinstance(content, dict):
-        raise ConfigError(f"{path} holds no configuration: it should be a mapping of keys")
+        raise ConfigError(f"{path} is not a configuration: it must be a mapping of keys")
     for text in overrides:
         override(content, text)
     return content
 
 
 def parse(kind: Any, content: dict, origin: str) -> Any:
-    """The configuration `kind` from plain data; `origin` is named in errors."""
+    """Validates plain data as the configuration `kind`; errors name `origin`. ConfigError."""
     try:
         return TypeAdapter(kind).validate_python(content)
     except ValidationError as error:
@@ -51,7 +51,7 @@ def parse(kind: Any, content: dict, origin: str) -> Any:
 
 
 def plain(config: Any) -> dict:
-    """A configuration as plain data, for YAML and JSON; `parse` makes it a configuration again."""
+    """A configuration as plain data, for YAML and JSON; `parse` is the inverse."""
     return RootModel(config).model_dump(mode="json")
 
 
@@ -76,7 +76,7 @@ def override(content: dict, text: str) -> None:
         part[int(last) if isinstance(part, list) else last] = yaml.safe_load(value)
     except (ValueError, IndexError, TypeError, AttributeError):
         raise ConfigError(
-            f"{text!r}: there is no {path!r}; parts of a list are named by number from 0"
+            f"{text!r}: there is no {path!r}; list items are named by index from 0"
         ) from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{text!r}: the value is not YAML: {error}") from None

@@ -4,12 +4,12 @@
     python -m pipeline.convert runs/ffhq256 ours.pth --to-reference
     python -m pipeline.convert runs/ffhq256 onnx/ --onnx --resolution 128
 
-The published files are pickles. They are read by torch's unpickler for weights, which makes nothing
-but tensors and plain containers, and where the training's loss tracker is in them, empty stand-ins
-for it. What a file wants besides is refused by its name. Both networks and their moving averages
-are converted, exactly; optimiser state, schedule and tracker are left out. (Residual networks have
-no averages, and running statistics in the place of ours.) A file that was saved before its last
-resolution becomes a checkpoint of the one that it was trained to.
+The published files are pickles. torch's unpickler for weights reads them: it creates tensors, plain
+containers, and an empty stand-in for the training's loss tracker. It refuses a file that needs any
+other class, and names the class. Both networks and their moving averages are converted exactly.
+Optimiser state, schedule and tracker are dropped. (Residual networks have no averages; their
+running statistics take the place of our population statistics.) A file saved before its last
+resolution becomes a checkpoint at the resolution that its training reached.
 """
 
 import argparse
@@ -37,11 +37,11 @@ TRACKED = ("tracker.RunningMean", "tracker.RunningMeanTorch")
 
 
 class ConvertError(Exception):
-    """A file that cannot be converted; the message names it, and what is wrong."""
+    """A file that cannot be converted; the message names the file and the reason."""
 
 
 class StandIn:
-    """An empty stand-in for pickled objects that are not needed."""
+    """An empty stand-in for pickled objects that the conversion does not need."""
 
     def __init__(self, *_, **__):
         pass
@@ -51,28 +51,28 @@ class StandIn:
 
 
 def read_published(path: Path) -> dict:
-    """A published file's content: `models`, state dicts by the names of modules, or `model`, one of
-    residual networks. ConvertError."""
+    """A published file's content: `models`, state dicts by module name, or `model`, the state dict
+    of residual networks. ConvertError."""
     try:
         stand_ins: list = [(StandIn, name) for name in TRACKED]
         with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pickle protocols
+            warnings.simplefilter("ignore")  # about pickle protocols
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         unwanted = re.search(r"GLOBAL (\S+)|[Uu]nsupported class (\S+)", str(error))
         if unwanted:
             raise ConvertError(
-                f"{path} would run {(unwanted[1] or unwanted[2]).rstrip('.')} when unpickled, "
-                f"which no published checkpoint needs: it was not read"
+                f"{path} was not read: unpickling it would run "
+                f"{(unwanted[1] or unwanted[2]).rstrip('.')}, which no published checkpoint needs"
             ) from None
         raise ConvertError(f"{path} is not a file that torch.save wrote") from None
     except RuntimeError as error:
         if tarfile.is_tarfile(path):
             raise ConvertError(
-                f"{path} is of torch's first format, a tar, which cannot be read without running "
-                "what is in it: look for a newer copy"
+                f"{path} is in torch's first format, a tar, which cannot be read without running "
+                "its content: look for a newer copy"
             ) from None
-        first = str(error).partition("\n")[0]  # torch's message advises to load it unsafely
+        first = str(error).partition("\n")[0]  # the rest advises to load the file unsafely
         raise ConvertError(f"{path} is not a file that torch.save wrote ({first})") from None
     except (OSError, EOFError, ValueError, KeyError, AttributeError) as error:
         reason = getattr(error, "strerror", None) or f"not a file that torch.save wrote ({error})"
@@ -82,13 +82,13 @@ def read_published(path: Path) -> dict:
         found = type(content).__name__
         if isinstance(content, dict):
             found = f"the keys {', '.join(map(str, list(content)[:8]))}"
-        raise ConvertError(f"{path} holds {found}, and no `models`: it is no published checkpoint")
+        raise ConvertError(f"{path} is no published checkpoint: it holds {found}, not `models`")
     return content
 
 
 def to_ours(path: Path, resolution: int | None = None) -> Checkpoint:
-    """A published file as a checkpoint of ours, trained up to `resolution`, which is seen in the
-    file where it is not given. ConvertError."""
+    """A published file as a checkpoint of ours, trained up to `resolution`. None detects the
+    resolution from the weights. ConvertError."""
     content = read_published(path)
     if "models" not in content:
         return residual_to_ours(path, content["model"])
@@ -109,7 +109,7 @@ def to_ours(path: Path, resolution: int | None = None) -> Checkpoint:
     resolution = resolution or published.trained_resolution(ema or weights, shape)
     if resolution not in shape.resolutions:
         raise ConvertError(
-            f"{path} does not tell the resolution that it was trained to: name it with "
+            f"{path} does not show the resolution that it was trained to: set it with "
             f"--resolution, one of {', '.join(map(str, shape.resolutions))}"
         )
     running = models.get("dlatent_avg")
@@ -119,7 +119,7 @@ def to_ours(path: Path, resolution: int | None = None) -> Checkpoint:
         ema |= model.assemble(shape, ema, path)[0].derived()
     converted = {"kind": published.kind_of(found), "file": path.name, "sha256": sha256(path)}
     about = {
-        "images": None,  # the file has epochs at most
+        "images": None,  # the file counts epochs, not images
         "config": {"shape": plain(shape)},
         "resolution": resolution,
         "alpha": 1.0,
@@ -130,7 +130,7 @@ def to_ours(path: Path, resolution: int | None = None) -> Checkpoint:
 
 def residual_to_ours(path: Path, tensors: dict) -> Checkpoint:
     """A published residual model as a checkpoint of ours. ConvertError."""
-    # DataParallel puts `module.` before the names.
+    # DataParallel prefixes names with `module.`.
     tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     try:
         shape = residual.shape_of(tensors)
@@ -146,7 +146,7 @@ def residual_to_ours(path: Path, tensors: dict) -> Checkpoint:
             "kind": "residual soft-introvae",
             "file": path.name,
             "sha256": sha256(path),
-            "averages": "none were published: these are the weights",
+            "averages": "not published: equal to the weights",
             "statistics": "running, as published",
             "batches_tracked": counts,
         },
@@ -155,7 +155,7 @@ def residual_to_ours(path: Path, tensors: dict) -> Checkpoint:
 
 
 def residual_to_reference(checkpoint: Checkpoint) -> dict:
-    """A residual checkpoint as the content of a published file: of the averages."""
+    """The averages of a residual checkpoint as the content of a published file."""
     about = checkpoint.about
     counts = about.get("converted", {}).get("batches_tracked")
     counts = counts or dict.fromkeys(("encoder", "decoder"), population.BATCHES)
@@ -193,16 +193,16 @@ def main(arguments: list[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("source", type=Path, help="a published file, or a checkpoint of ours")
-    parser.add_argument("out", type=Path, help="what to write; a folder must not exist")
+    parser.add_argument("source", type=Path, help="a published file, or our checkpoint")
+    parser.add_argument("out", type=Path, help="output; a folder must not exist")
     way = parser.add_mutually_exclusive_group()
     way.add_argument("--to-reference", action="store_true", help="ours to the published layout")
     way.add_argument("--onnx", action="store_true", help="ours to encoder.onnx and decoder.onnx")
     parser.add_argument(
         "--resolution",
         type=int,
-        help="of the ONNX networks (largest trained); of a published file, what it was trained "
-        "to (found in it)",
+        help="resolution of the ONNX networks (largest trained), or the one that a published file "
+        "was trained to (detected)",
     )
     given = parser.parse_args(arguments)
     try:
@@ -214,9 +214,9 @@ def main(arguments: list[str] | None = None) -> None:
 def convert(given: argparse.Namespace) -> str:
     """Runs the conversion; returns a line that describes the result."""
     if given.resolution and given.to_reference:
-        raise ConvertError("--resolution goes not with --to-reference: the file holds all of them")
+        raise ConvertError("--to-reference writes all resolutions: leave --resolution out")
     if given.out.exists() and given.out.samefile(given.source):
-        raise ConvertError(f"{given.out} is read, and would be overwritten: name another")
+        raise ConvertError(f"{given.out} is the source: name another output")
     if given.out.is_dir() and (not given.to_reference):
         raise ConvertError(f"{given.out} exists: name a folder that does not")
     given.out.parent.mkdir(parents=True, exist_ok=True)
@@ -232,12 +232,12 @@ def convert(given: argparse.Namespace) -> str:
         written = ", ".join(content.get("models", ["model"]))
         return f"{given.out}: {written} of {folder}"
     if given.source.is_dir():
-        raise ConvertError(f"{given.source} is a folder: --to-reference or --onnx?")
+        raise ConvertError(f"{given.source} is a folder: add --to-reference or --onnx")
     checkpoint = to_ours(given.source, given.resolution)
     checkpoints.save(given.out, checkpoint)
     largest, unfinished = checkpoint.about["config"]["shape"]["resolution"], ""
     if checkpoint.about["resolution"] < largest:
-        unfinished = f"; its layers for up to {largest}x{largest} were never trained"
+        unfinished = f"; its layers up to {largest}x{largest} are not trained"
     about, parts = checkpoint.about, [p for p in ("weights", "ema") if getattr(checkpoint, p)]
     return (
         f"{given.out}: {' and '.join(parts)} of {about['converted']['kind']} at "

@@ -1,11 +1,10 @@
-"""A DeepSpeed engine for each network: accumulation, reduction, ZeRO, loss scaling, the step.
+"""A DeepSpeed engine per network: gradient accumulation and reduction, ZeRO, loss scaling, steps.
 
-The networks are not called through their engines: they run as plain modules under `autocast`, and
-an engine is given an inner product whose gradient reaches its own network alone (see
-`pipeline.objective`). Parameters are float32 and autocast computes in half precision, so the
-parameters are their own master weights. DeepSpeed's `torch_autocast` section would only govern
-forward passes through the engine; its `bf16` and `fp16` sections would store the networks
-themselves in half precision.
+Forward passes do not go through the engines: the networks run as plain modules under `autocast`.
+An engine gets an inner product whose gradient reaches only its own network (see
+`pipeline.objective`). Parameters are float32 and serve as master weights; autocast computes in half
+precision. DeepSpeed's `torch_autocast` section applies only to forward passes through the engine;
+its `bf16` and `fp16` sections would store the networks in half precision.
 """
 
 from typing import Annotated, Any, Literal
@@ -25,25 +24,26 @@ from pipeline.records.checkpoints import CheckpointError
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class EngineConfig:
-    """How the networks are stepped; the optimiser's defaults are the published ones."""
+    """Precision, sharding and optimiser; the optimiser's defaults are the published ones."""
 
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
-    """What convolutions and linear maps compute in; weights, sums and norms are float32. `auto` is
-    bf16 where the chip has it, else fp16 on a GPU and fp32 on a CPU; it stays for a run's life."""
+    """Precision of convolutions and linear maps; weights, sums and norms are float32. `auto` is
+    bf16 if the chip supports it, else fp16 on a GPU and fp32 on a CPU, and is fixed for the run."""
     zero_stage: Literal[0, 1, 2] = 1
-    """What is split over processes: nothing, optimiser state, gradients as well."""
+    """ZeRO stage: 0 shards nothing, 1 the optimiser state, 2 also the gradients."""
     beta_1: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Adam's decay of the mean of gradients."""
+    """Adam's decay rate of the mean of gradients."""
     beta_2: Annotated[float, Field(gt=0, lt=1)] = 0.99
-    """Adam's decay of the mean of squared gradients."""
+    """Adam's decay rate of the mean of squared gradients."""
     eps: Annotated[float, Field(gt=0)] = 1e-8
-    """Compared with gradients that carry the objective's s: see spec C.1 before changing it."""
+    """Adam's eps. The objective's s scales the gradients that eps is compared with (spec C.1)."""
     eps_corrected: bool = False
-    """Adam's eps as in torch.optim.Adam; false is as the published style networks have it."""
+    """true: apply the bias correction to v before adding eps, as torch.optim.Adam does; false: as
+    in the published style networks."""
 
 
 class LossScale:
-    """fp16's scale: halved where a gradient overflowed, doubled after 1,000 steps without."""
+    """fp16's loss scale: halved after an overflow, doubled after 1,000 steps without one."""
 
     def __init__(self, precision: str):
         self.dynamic = precision == "fp16"
@@ -61,7 +61,7 @@ class LossScale:
 
 
 class Engine:
-    """Steps some parameters once for each `accumulation` inner products that it is given."""
+    """Updates `parameters` once per `accumulation` inner products."""
 
     def __init__(
         self,
@@ -74,10 +74,10 @@ class Engine:
         self.sharded = config.zero_stage > 0
         self.loss_scale = LossScale(config.precision)
         self.skipped = 0
-        """Steps skipped because a gradient was not finite."""
+        """Number of steps skipped because a gradient was not finite."""
         self.skipped_in_row = 0
         self.recent: list = [0, 0, 0]
-        """Since the last `take_recent`."""
+        """Steps, skipped steps and non-finite products since the last `take_recent`."""
         self.optimizer = EqualizedAdam(
             parameters, config.beta_2, config.eps, config.beta_1, config.eps_corrected
         )
@@ -90,23 +90,23 @@ class Engine:
                 "gradient_accumulation_steps": accumulation,
                 "zero_optimization": {
                     "stage": config.zero_stage,
-                    # All of an engine's gradients; the default takes 2 GB on every GPU.
+                    # Holds all gradients of the engine; the default takes 2 GB on every GPU.
                     "reduce_bucket_size": sum(p.numel() for p in parameters),
                 },
                 "zero_allow_untested_optimizer": True,
-                "gradient_clipping": 0.0,  # DeepSpeed's default is 1.0; training is without
+                "gradient_clipping": 0.0,  # DeepSpeed's default is 1.0; we do not clip
             },
         )
-        # ZeRO has put flat partitions in the place of the parameters. It links their optimiser
-        # state to the parameters once, at the first step of the first group: all must exist then.
+        # ZeRO replaces the parameters by flat partitions. It links their optimiser state to the
+        # parameters once, at the first step of the first group: all state must exist by then.
         self.optimizer.start()
         if self.sharded:
             self.deepspeed.optimizer._lazy_init_hp_params_optimizer_state()
 
     def accumulate(self, product: Tensor) -> None:
-        """Adds the gradient of `product`, a scalar; the last of `accumulation` calls also steps.
+        """Adds the gradient of the scalar `product`; the last of `accumulation` calls also steps.
 
-        A step with a non-finite gradient is skipped, on all processes.
+        All processes skip a step with a non-finite gradient.
         """
         section.enter("step")
         self.recent[2] = self.recent[2] + ~product.detach().isfinite()
@@ -125,7 +125,7 @@ class Engine:
             self.loss_scale.update(applied)
 
     def take_recent(self) -> tuple[int, int, int]:
-        """Steps, skipped steps, and non-finite products of this process, since the last call."""
+        """Steps, skipped steps and this process's non-finite products since the last call."""
         recent, self.recent = self.recent, [0, 0, 0]
         return recent[0], recent[1], int(recent[2])
 
@@ -138,9 +138,9 @@ class Engine:
         return False
 
     def state(self) -> dict[str, list[Tensor]]:
-        """Adam's moments of each parameter, whole, on every process (all must call).
+        """Adam's moments of each parameter, unsharded, on every process (all must call).
 
-        CheckpointError where it could not be: DeepSpeed gives zeros for what it has lost track of.
+        CheckpointError if DeepSpeed has lost the state of a parameter; it would return zeros.
         """
         if not self.sharded:
             state = self.optimizer.state
@@ -152,10 +152,10 @@ class Engine:
         }
 
     def _check_links(self) -> None:
-        """CheckpointError unless the processes together hold all of each parameter's state.
+        """CheckpointError unless the processes together hold the full state of each parameter.
 
-        A process counts what DeepSpeed links a parameter to, and only where that is the memory
-        that this engine's optimiser steps.
+        A process counts the elements that DeepSpeed links to a parameter, if they lie in the memory
+        that this engine's optimiser updates.
         """
         moments = self.optimizer.moments
         stepped = {_memory(state[m]) for state in self.optimizer.state.values() for m in moments}
@@ -171,12 +171,12 @@ class Engine:
         if lost := int((held != whole).sum()):
             raise CheckpointError(
                 f"DeepSpeed has lost the optimiser's state of {lost} of {len(self.parameters)} "
-                f"tensors, and no checkpoint is written without it. Those that are there are "
-                f"whole: run the same command again, which continues from the newest"
+                f"tensors; this checkpoint is not written. The earlier checkpoints are valid: run "
+                f"the same command again to continue from the newest"
             )
 
     def counts(self) -> dict[str, Any]:
-        """The rest of the state, for `load_state`."""
+        """Step counts and loss scale, for `load_state`."""
         scale = self.loss_scale
         return {
             "steps": self.optimizer.steps,
@@ -186,7 +186,7 @@ class Engine:
         }
 
     def load_state(self, moments: dict[str, list[Tensor]], counts: dict[str, Any]) -> None:
-        """Restores what `state` and `counts` returned, with any number of processes."""
+        """Restores `state` and `counts`, with any number of processes."""
         self.optimizer.steps, self.skipped = counts["steps"], counts["skipped"]
         self.loss_scale.value = counts["loss_scale"]
         self.loss_scale.good_steps = counts["good_steps"]
@@ -202,9 +202,9 @@ class Engine:
     def close(self) -> None:
         """Releases the engine's memory and hooks; the parameters stay.
 
-        DeepSpeed destroys an engine once more when Python collects it, at any time: what it would
-        unlink then are the engines of the next stage, which have the same parameters. So nothing
-        that it could reach them by stays.
+        DeepSpeed destroys an engine a second time when Python collects it. By then the engines of
+        the next stage own the same parameters, and it would unlink those. Dropping all references
+        prevents this.
         """
         self.deepspeed.destroy()
         self.deepspeed.optimizer = None

@@ -5,24 +5,24 @@
     python -m pipeline.evaluate --checkpoint runs/demo evaluation.extractor=vgg16 \\
         evaluation.weights=vgg16.safetensors evaluation.samples=1000 --vgg16 vgg16.safetensors
 
-Samples are compared with the training split, reconstructions with the test split. Data and features
+Compares samples with the training split, and reconstructions with the test split. Data and features
 are those of the checkpoint's configuration, unless set after the command.
 
-    fid, fd_vgg16, ...   Frechet distance of features, as in training; the number of samples is in
-                         the name unless it is 50,000
-    kid, kd_vgg16, ...   kernel distance: mean over 100 pairs of subsets of 1,000 (or of fewer,
-                         where there are fewer)
-    precision_, recall_  share of samples in the manifold of training images, and the reverse: the
-                         spheres around each to its third neighbour, in the features named
-    reconstruction_mse   per value in [-1, 1], of D(mu(x))
-    psnr                 of 8-bit images, in dB, mean over images
-    lpips_vgg            of reconstructions, with the VGG16 of --vgg16; the name says so where they
-                         were enlarged for it
-    label_accuracy_      of networks with classes: share of samples that a linear map of features,
-                         fitted to training images, gives their class; beside that of test images
-    fid_5k_of_cat, ...   of networks with classes: the distance of one class
-    kl_real, kl_rec,     nats of q(z|x) to the prior, of test images, their reconstructions, and as
-    kl_fake              many samples; kl_fake above kl_real is expected of a healthy model
+    fid, fd_vgg16, ...   Frechet distance of features, as in training; the name holds the number of
+                         samples unless it is 50,000
+    kid, kd_vgg16, ...   kernel distance: mean over 100 pairs of subsets of 1,000 (of all images or
+                         samples if there are fewer)
+    precision_, recall_  share of samples in the manifold of training images, and the reverse; the
+                         manifold is the union of spheres to the third neighbour in feature space
+    reconstruction_mse   mean squared error of D(mu(x)), per value in [-1, 1]
+    psnr                 of 8-bit reconstructions, in dB, mean over images
+    lpips_vgg            LPIPS of reconstructions, with the VGG16 of --vgg16; the name says if they
+                         were enlarged
+    label_accuracy_      networks with classes: share of samples whose class a linear classifier on
+                         features predicts, fitted to training images; also for test images
+    fid_5k_of_cat, ...   networks with classes: the distance of one class
+    kl_real, kl_rec,     KL(q(z|x) || prior) in nats of test images, of their reconstructions, and
+    kl_fake              of as many samples; a healthy model has kl_fake above kl_real
 """
 
 import argparse
@@ -56,7 +56,7 @@ from pipeline.records.checkpoints import CheckpointError
 from pipeline.records.files import whole
 from pipeline.records.tracking import TrackingError, record
 
-MIN_IMAGES = 4  # images on either side
+MIN_IMAGES = 4  # training images, and samples
 USER_ERRORS = (
     CheckpointError, ConfigError, DatasetError, FeaturesError, ModelError, TrackingError, OSError
 )  # fmt: skip
@@ -64,7 +64,7 @@ USER_ERRORS = (
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Config:
-    """Keys that may be set after the command."""
+    """Keys that a user may set after the command."""
 
     data: DataConfig
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
@@ -94,7 +94,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def configure(loaded: Any, overrides: list[str]) -> Config:
-    """The checkpoint's own configuration of data and evaluation, with overrides. ConfigError."""
+    """The checkpoint's configuration of data and evaluation, with overrides. ConfigError."""
     known = loaded.about["config"]
     content = {part: dict(known.get(part) or {}) for part in ("data", "evaluation")}
     for text in overrides:
@@ -103,7 +103,7 @@ def configure(loaded: Any, overrides: list[str]) -> Config:
 
 
 def check_counts(config: Config, manifest: Manifest) -> None:
-    """ConfigError where there are too few images for the metrics."""
+    """ConfigError if there are too few images for the metrics."""
     for what, count in (
         (f"{manifest.folder} has {{}} training images", manifest.count("train")),
         ("evaluation.samples is {}", config.evaluation.samples),
@@ -136,7 +136,7 @@ def measure(loaded: Any, config: Config, lpips: LPIPS | None, seed: int) -> dict
 
 
 def labelled(batches) -> tuple[Iterator[Tensor], list[Tensor]]:
-    """uint8 images, and a list that their labels are put in as they are read."""
+    """An iterator of uint8 images, and the list to which it appends their labels."""
     labels: list[Tensor] = []
 
     def images() -> Iterator[Tensor]:
@@ -151,7 +151,7 @@ def labelled(batches) -> tuple[Iterator[Tensor], list[Tensor]]:
 def of_classes(
     loaded: Any, evaluation: Evaluation, network, real: tuple[Tensor, Tensor], fake: Tensor
 ) -> dict[str, float]:
-    """Label accuracy of samples, beside that of test images, and a distance for each class."""
+    """Label accuracy of samples and of test images, and a distance for each class."""
     kind, names = evaluation.extractor.kind, list(evaluation.manifest.classes)
     images, labels = labelled(evaluation.batches(loaded.resolution, "test"))
     test = gather(images, network, evaluation.manifest.count("test"), "test images")
@@ -167,7 +167,7 @@ def of_classes(
 
 
 def gather(batches, network, count: int, name: str) -> Tensor:
-    """Features of uint8 images, (N, d) on the host."""
+    """Features of uint8 images, (N, d) on the CPU."""
     bar = tqdm(total=count, desc=name, unit="img", disable=not sys.stderr.isatty())
     found = []
     for x in batches:
@@ -197,7 +197,7 @@ def distances(real: Tensor, fake: Tensor, evaluation: Evaluation) -> dict[str, f
 def of_images(
     grown: ResolutionModel, evaluation: Evaluation, lpips: LPIPS | None
 ) -> dict[str, float]:
-    """Means over the test split."""
+    """Metrics of reconstructions and KLs, as means over the test split."""
     found = {name: [] for name in ("reconstruction_mse", "psnr", "kl_real", "kl_rec", "kl_fake")}
     distance = perceptual.name(grown.resolution)
     if lpips is not None:
@@ -257,21 +257,21 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="of data and evaluation: data.path=DIR"
+        "overrides", nargs="*", metavar="key=value", help="data and evaluation keys: data.path=DIR"
     )
-    p.add_argument("--checkpoint", required=True, type=Path, help="its folder, or a run's")
-    p.add_argument("--resolution", type=int, help="one that was trained (largest)")
+    p.add_argument("--checkpoint", required=True, type=Path, help="a checkpoint's or run's folder")
+    p.add_argument("--resolution", type=int, help="a trained resolution (largest)")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--vgg16", type=Path, metavar="FILE", help="safetensors, for lpips_vgg")
-    p.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
+    p.add_argument("--json", type=Path, metavar="FILE", help="also write the metrics to FILE")
     p.add_argument(
         "--mlflow",
         nargs="?",
         const="",
         metavar="URI",
-        help="log to this store, or to that of the run which the checkpoint is of",
+        help="log to this store, or without URI to the store of the checkpoint's run",
     )
-    p.add_argument("--device", help="cpu, cuda, cuda:1 (a GPU where there is one)")
+    p.add_argument("--device", help="cpu, cuda, cuda:1 (a GPU if there is one)")
     p.add_argument("--precision", choices=PRECISIONS[:2], default="fp32")
     return p
 

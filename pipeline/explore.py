@@ -2,10 +2,10 @@
 
     python -m pipeline.explore --checkpoint runs/ffhq256
 
-Drop a photo, see its reconstruction, move it along the main directions of w, take styles of a
-second face at some resolutions, and save the result. A drawn face has a number, which draws it
-again. Sliders that do something worth a name become a direction of that name, kept in a file beside
-the run. Only this machine can see the page, unless --host says otherwise; photos stay in memory.
+Drop a photo to see its reconstruction, move it along the main directions of w, mix in the styles of
+a second face at some resolutions, and save the result. Each sampled face has a number that draws it
+again. Current slider positions can be saved as a named direction, in a file in the run's folder.
+Only this machine can open the page unless you set --host. Photos stay in memory.
 """
 
 import argparse
@@ -35,26 +35,26 @@ try:
 except ModuleNotFoundError:
     sys.exit("python -m pipeline.explore needs NiceGUI: pip install '.[explore]'")
 
-DIRECTIONS, REACH = 8, 3.0  # sliders, and how many standard deviations each goes
-STRIP = 7  # faces from the first to the second
+DIRECTIONS, REACH = 8, 3.0  # number of sliders, and their range in standard deviations
+STRIP = 7  # faces in the interpolation from the first to the second
 SHOWN = 256  # pixels: smaller images are enlarged to this
-TOO_LARGE = 30 << 20  # bytes of a photo
-STYLE = ".q-uploader__list { display: none }"  # of files that are shown as faces at once
+TOO_LARGE = 30 << 20  # bytes; larger photos are refused
+STYLE = ".q-uploader__list { display: none }"  # hides the list of uploaded files
 
 
 def picture(image: Tensor) -> Image.Image:
-    """An image (1, 3, R, R) as it is."""
+    """An image (1, 3, R, R) at its own size."""
     return Image.fromarray(to_uint8(image)[0].permute(1, 2, 0).cpu().contiguous().numpy())
 
 
 def shown(image: Image.Image) -> Image.Image:
-    """Enlarged smoothly where it is small."""
+    """The image, enlarged bicubically to `SHOWN` pixels if it is smaller."""
     side = max(SHOWN, image.width)
     return image.resize((side, side), Image.Resampling.BICUBIC)
 
 
 def headline(source: Path, model: Model) -> str:
-    """A description of the model in a line."""
+    """A description of the model in one line."""
     images = model.about.get("images")
     parts = [f"{model.resolution}x{model.resolution}"]
     parts.append(f"{images:,} images seen" if images else "converted weights")
@@ -63,7 +63,7 @@ def headline(source: Path, model: Model) -> str:
 
 
 class Page:
-    """What one visitor sees: two faces, the way between them, what is done to the first."""
+    """One visitor's page: two faces, the interpolation between them, and the edited first face."""
 
     def __init__(
         self, model: Model, title: str, about: str, axes: Tensor, named: Named, noise: str
@@ -101,7 +101,7 @@ class Page:
         return made
 
     def face(self, which: int) -> None:
-        """A photo beside its reconstruction, and where the face comes from."""
+        """A photo beside its reconstruction, and the inputs that choose the face."""
         with ui.row().classes("w-full no-wrap gap-2"):
             photo = ui.image().classes("w-1/2 rounded").mark(f"photo {which}")
             photo.set_visibility(False)
@@ -126,7 +126,7 @@ class Page:
         ).props("accept=image/* flat bordered").classes("w-full")  # its list: see STYLE
 
     def directions(self) -> None:
-        """Sliders along the principal directions and the named ones; naming what they do now."""
+        """Sliders along the principal and the named directions, and a field to name a new one."""
         with ui.element("div").classes("grid grid-cols-1 sm:grid-cols-2 gap-x-6 w-full"):
             self.moves = [
                 self.slider(name, -REACH, REACH, 0.0)
@@ -134,7 +134,7 @@ class Page:
             ]
         with ui.row().classes("items-end gap-2"):
             ui.button("back to 0", on_click=self.reset).props("outline")
-            name = ui.input("name of what the sliders do now").classes("w-64")
+            name = ui.input("name of the current direction").classes("w-64")
             ui.button("keep", on_click=lambda: self.keep(name.value.strip()))
 
     def styles(self) -> None:
@@ -156,21 +156,21 @@ class Page:
         return made
 
     async def photo(self, which: int, content: bytes) -> None:
-        """A face from a file's content."""
+        """Sets a face to the inversion of a photo, the file's content."""
         try:
             pixels = await run.io_bound(read_image, content, self.model.resolution)
         except BadImageError as error:
-            ui.notify(f"no photo that can be read: {error}", type="negative")
+            ui.notify(f"this photo cannot be read: {error}", type="negative")
             return
         x = to_float(torch.from_numpy(np.array(pixels))[None], torch.device("cpu"))
         face = await run.io_bound(self.model.invert, x)
-        self.numbers[which].set_value(None)  # it has none
+        self.numbers[which].set_value(None)  # a photo has no number
         self.photos[which].set_source(shown(Image.fromarray(pixels)))
         self.photos[which].set_visibility(True)
         self.put(which, face)
 
     def draw(self, which: int, number: float | None) -> None:
-        """The face of a number."""
+        """Sets a face to the sample with this seed."""
         if number is not None:
             self.photos[which].set_visibility(False)
             self.put(which, self.model.styles(self.model.prior(1, seed=int(number))))
@@ -185,25 +185,25 @@ class Page:
         self.stale.set()
 
     def keep(self, name: str) -> None:
-        """Names the direction that the sliders go in now; the page shows it when it is opened."""
+        """Saves the direction of the current sliders under `name`; the page reloads to show it."""
         moves = torch.tensor([slider.value for slider in self.moves]).to(self.axes)
         if not name or not moves.any():
-            ui.notify("move sliders, and give what they do a name", type="warning")
+            ui.notify("move sliders and enter a name first", type="warning")
             return
         try:
             self.named.keep(name, moves @ self.all_axes())
         except OSError as error:
             ui.notify(f"{self.named.path}: {error.strerror or error}", type="negative")
             return
-        ui.notify(f"{name} is kept in {self.named.path}")
+        ui.notify(f"{name} is saved in {self.named.path}")
         ui.navigate.reload()
 
     def all_axes(self) -> Tensor:
-        """Of the sliders of this page: others may have named more since it was opened."""
+        """The axes of this page's sliders, (sliders, latent); other pages may have added more."""
         return torch.cat([self.axes, self.named.axes(self.axes)])[: len(self.moves)]
 
     async def keep_current(self) -> None:
-        """Decodes after changes; changes during a decoding are decoded together."""
+        """Decodes after changes; changes during a decoding are decoded together afterwards."""
         self.stale.set()
         while True:
             await self.stale.wait()
@@ -227,7 +227,7 @@ class Page:
                 self.strip.set_source(side_by_side([shown(image) for image in pictures[1:]]))
 
     def save(self) -> None:
-        """The result, at the model's resolution, as a download."""
+        """Downloads the result at the model's resolution."""
         if self.result is not None:
             content = BytesIO()
             self.result.save(content, "PNG")
@@ -244,16 +244,16 @@ def main(arguments: list[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("--checkpoint", required=True, type=Path, help="its folder, or a run's")
-    p.add_argument("--resolution", type=int, help="one that was trained (largest)")
+    p.add_argument("--checkpoint", required=True, type=Path, help="a checkpoint's or run's folder")
+    p.add_argument("--resolution", type=int, help="a trained resolution (largest)")
     p.add_argument(
         "--directions",
         type=Path,
         metavar="FILE",
-        help="named directions (directions.json in the run's folder, or beside the weights)",
+        help="named directions (directions.json in the run's or checkpoint's folder)",
     )
     p.add_argument("--noise", choices=("fixed", "off"), default="fixed")
-    p.add_argument("--device", help="cpu, cuda, cuda:1 (a GPU where there is one)")
+    p.add_argument("--device", help="cpu, cuda, cuda:1 (a GPU if there is one)")
     p.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     p.add_argument("--port", type=int, default=8080, help="(%(default)s)")
     given = p.parse_args(arguments)

@@ -1,8 +1,8 @@
-"""Encoder and decoder at one resolution as ONNX, checked against torch with onnxruntime.
+"""Exports encoder and decoder at one resolution to ONNX, checked against torch by onnxruntime.
 
 OUT/encoder.onnx   x (batch, 3, R, R) in [-1, 1] to mu and logvar (batch, latent)
 OUT/decoder.onnx   z (batch, latent) to image (batch, 3, R, R), with the fixed noise
-OUT/about.json     resolution, alpha, latent, the checkpoint, and the largest difference found
+OUT/about.json     resolution, alpha, latent, checkpoint, and the largest difference to torch
 """
 
 import json
@@ -20,7 +20,7 @@ from pipeline.networks.family import ModelError
 from pipeline.networks.style.trained import Model, styled
 from pipeline.records.files import whole
 
-TOLERANCE = 1e-4  # of the largest size of an output
+TOLERANCE = 1e-4  # relative to the largest absolute output
 
 
 class EncoderGraph(nn.Module):
@@ -50,13 +50,13 @@ class DecoderGraph(nn.Module):
 
 
 def onnx(checkpoint: Path, out: Path, resolution: int | None) -> str:
-    """Writes the folder `out`; returns a summary. ModelError where the outputs differ."""
+    """Writes the folder `out`; returns a summary. ModelError if the outputs differ."""
     for package in ("onnx", "onnxscript", "onnxruntime"):
         if find_spec(package) is None:
             raise ModelError(f"ONNX needs {package}, which is not installed: pip install '.[onnx]'")
     loaded = styled(model.load(checkpoint, resolution=resolution, device="cpu"))
     if loaded.is_alae:
-        raise ModelError("ALAE's encoder gives no posterior: it cannot be exported as one")
+        raise ModelError("ALAE's encoder gives no posterior and cannot be exported")
     generator = torch.Generator().manual_seed(0)
     side = loaded.resolution
     x = torch.rand(3, 3, side, side, generator=generator) * 2 - 1
@@ -80,7 +80,7 @@ def onnx(checkpoint: Path, out: Path, resolution: int | None) -> str:
 
 
 def _export(graph: nn.Module, given: Tensor, path: Path, name: str, outputs: list[str]) -> float:
-    """Exports for any size of batch; the largest relative difference to torch, for two sizes."""
+    """Exports with a dynamic batch size; returns the largest relative difference to torch."""
     import onnxruntime
 
     graph.eval()
@@ -109,5 +109,5 @@ def _export(graph: nn.Module, given: Tensor, path: Path, name: str, outputs: lis
             size = max(ours.abs().max().item(), 1e-8)
             worst = max(worst, float(np.abs(ours.numpy() - theirs).max()) / size)
     if not worst <= TOLERANCE:
-        raise ModelError(f"{path.name} gives outputs that differ from torch's by {worst:.1e}")
+        raise ModelError(f"outputs of {path.name} differ from torch's by {worst:.1e}")
     return worst

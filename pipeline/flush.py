@@ -1,4 +1,4 @@
-"""Sends to MLflow the entries that were unsent when a training ended:
+"""Sends to MLflow the entries that were unsent at the end of a training:
 
 python -m pipeline.flush runs/ffhq256
 """

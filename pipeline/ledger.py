@@ -1,12 +1,13 @@
-"""What one micro-batch costs, counted on fake tensors: no GPU, no memory, and the same each time.
+"""Counts the cost of one micro-batch on fake tensors: needs no GPU and little memory, and repeats
+exactly.
 
     with FakeTensorMode(), Ledger() as ledger:
         ...
     ledger.kernels, ledger.bytes, ledger.macs, ledger.peak
 
-A kernel is an operation that reaches the device; views do not. Its bytes are those of the tensors
-that it reads and writes, each once (what is expanded counts as what it holds): what a cache saves
-and what a kernel reads a second time are left out.
+A kernel is an operation that runs on the device; views do not. Its bytes are the bytes of the
+tensors that it reads and writes, each once (an expanded tensor counts its memory, not its shape).
+Hits of a cache and repeated reads inside a kernel are not counted.
 """
 
 import weakref
@@ -26,9 +27,9 @@ from pipeline.networks.style.grown import Grown
 from pipeline.networks.style.shape import Shape
 from pipeline.objective import Objective
 
-# Operations that only make room for a tensor.
+# Operations that only allocate.
 FREE = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "detach", "lift"}
-# Operations whose arguments tell a shape only.
+# Operations that read only the shape of their arguments.
 FACTORIES = {"new_full", "new_zeros", "new_ones", "zeros_like", "ones_like", "full_like"}
 FACTORIES |= {"randn_like", "rand_like"}
 
@@ -39,7 +40,7 @@ class Kernel:
 
     name: str
     macs: int
-    """Multiply-accumulates of matrix products and convolutions; others count none."""
+    """Multiply-accumulates of matrix products and convolutions; 0 for all others."""
     bytes: int
 
     def seconds(self, macs_per_s: float, bytes_per_s: float) -> float:
@@ -48,13 +49,13 @@ class Kernel:
 
 
 class Ledger(TorchDispatchMode):
-    """Records each kernel that is run inside, and the memory that tensors made inside hold."""
+    """Records the kernels that run inside the context, and the memory of tensors created there."""
 
     def __init__(self):
         super().__init__()
         self.rows: list[Kernel] = []
         self.held = self.peak = 0
-        """Bytes held now, and the most at any time. Allocation is taken to be exact."""
+        """Bytes held now, and their maximum, without the allocator's overhead."""
         self._storages: dict[int, int] = {}
 
     @property
@@ -109,7 +110,7 @@ def _tensors(tree) -> list[Tensor]:
 
 
 def size(tensor: Tensor) -> int:
-    """Bytes in memory behind `tensor`: what is expanded counts once."""
+    """Bytes of memory behind `tensor`: expanded dimensions count once."""
     count = tensor.element_size()
     for length, stride in zip(tensor.shape, tensor.stride(), strict=True):
         count *= length if stride else 1
@@ -126,9 +127,9 @@ def micro_batch(
 ) -> Ledger:
     """Both updates of one micro-batch of `images`, past the fade-in and without style mixing.
 
-    With the kernels that compute on a GPU, or as everything else does without them.
-    Optimiser, average and loader are left out. `peak` holds weights, activations and gradients of
-    one process; Adam's v and the average are two more float32 copies of the weights.
+    `kernels` counts the Triton kernels of `norm`, as on a GPU; false counts its plain form.
+    Optimiser, average and loader are not counted. `peak` holds weights, activations and gradients
+    of one process; Adam's v and the average are two more float32 copies of the weights.
     """
     with FakeTensorMode():
         weights = Ledger()
@@ -137,7 +138,7 @@ def micro_batch(
         x = torch.empty(images, 3, resolution, resolution)
         x = x.contiguous(memory_format=torch.channels_last)
         model = Grown(autoencoder, resolution, precision=precision)
-        # without the draw of mixing
+        # without style mixing, which is random
         model.generate = lambda count: model.decode(autoencoder.prior(count))  # type: ignore
         ledger = Ledger()
         ledger.held = ledger.peak = weights.held
@@ -151,7 +152,7 @@ def micro_batch(
 
 
 def _both_updates(model: Grown, objective: Objective, x: Tensor) -> None:
-    """As `stages.stage` runs them, with plain backward calls in the place of the engines'."""
+    """Both updates as in `stages.stage`, with plain backward calls instead of engines."""
     autoencoder, side = model.autoencoder, model.resolution
     with casts_kept():
         product, images, _ = objective.encoder_step(model, x)

@@ -22,12 +22,12 @@ def load(
     precision: str = "fp32",
     averaged: bool = True,
 ) -> Any:
-    """The model in a checkpoint's folder, or in the newest checkpoint of a run's.
+    """Loads the model of a checkpoint's folder, or of the newest checkpoint in a run's folder.
 
-    `resolution` is the largest trained one unless given. `alpha` is how far that has faded in: at
-    the largest one the checkpoint's own unless given, below it 1. `device` is a GPU where there is
-    one. `averaged` False takes the weights that were trained, not their moving averages.
-    The model is of its family's class: `Model` in `trained` of a package in pipeline/networks/.
+    `resolution` defaults to the largest trained one. `alpha` is the weight of the fade-in; it
+    defaults to the checkpoint's at the largest resolution, and to 1 below. `device` defaults to a
+    GPU if there is one. `averaged` False loads the trained weights, not their moving averages.
+    Returns `Model` of its family, from the module `trained` in pipeline/networks/FAMILY.
     CheckpointError, ModelError.
     """
     folder = find(Path(path))
@@ -35,7 +35,7 @@ def load(
     part = "ema" if averaged else "weights"
     tensors = checkpoints.read_part(folder, about, part)
     if not tensors:
-        raise ModelError(f"{folder} has no {part}: the file it was converted from had none")
+        raise ModelError(f"{folder} has no {part}: it was converted from a file without them")
     loaded, derived = assemble(shape_of(folder, about), tensors, folder)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if precision not in PRECISIONS:
@@ -47,11 +47,11 @@ def load(
 
 
 def find(path: Path) -> Path:
-    """The checkpoint at `path`: itself, or the newest in a run's folder or its checkpoints/."""
+    """The checkpoint at `path`: `path` itself, or the newest in it or in its checkpoints/."""
     if path.is_file():
         raise CheckpointError(
-            f"{path} is a file, and a checkpoint is a folder; one in the published layout becomes "
-            f"one by  python -m pipeline.convert {path} OUT"
+            f"{path} is a file, and a checkpoint is a folder; convert a published file by  "
+            f"python -m pipeline.convert {path} OUT"
         )
     if (path / "checkpoint.json").exists():
         return path
@@ -64,11 +64,11 @@ def find(path: Path) -> Path:
 
 
 def shape_of(folder: Path, about: dict[str, Any]) -> networks.Shape:
-    """The size of the networks of a checkpoint; CheckpointError."""
+    """The shape of a checkpoint's networks; CheckpointError."""
     try:
         return parse(networks.Shape, about["config"]["shape"], f"{folder}, shape")
     except (KeyError, TypeError):
-        raise CheckpointError(f"{folder} tells no config.shape in checkpoint.json") from None
+        raise CheckpointError(f"{folder}/checkpoint.json has no config.shape") from None
     except ConfigError as error:
         raise CheckpointError(str(error)) from None
 
@@ -76,7 +76,7 @@ def shape_of(folder: Path, about: dict[str, Any]) -> networks.Shape:
 def assemble(
     shape: networks.Shape, tensors: dict[str, Tensor], origin: Path
 ) -> tuple[Any, dict[str, Tensor]]:
-    """Networks of `tensors`, in their dtype, and what is derived from them where it is there."""
+    """The networks with the weights in `tensors`, in their dtype, and the derived tensors."""
     with torch.device("meta"):
         built = networks.build(shape)
     derived = {name: t for name, t in tensors.items() if name in built.DERIVED}
@@ -84,5 +84,5 @@ def assemble(
     try:
         built.load_state_dict(weights, assign=True)
     except RuntimeError as error:
-        raise CheckpointError(f"{origin} does not fit its own shape: {error}") from None
+        raise CheckpointError(f"{origin} does not match its config.shape: {error}") from None
     return built, derived

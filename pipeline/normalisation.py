@@ -1,20 +1,21 @@
-"""How much of a Frechet distance is the normalisation, for networks with batch norm:
+"""Measures how batch norm's statistics change the Frechet distance of residual networks:
 
     python -m pipeline.normalisation --checkpoint runs/cifar10
     python -m pipeline.normalisation --checkpoint models/cifar10 data.path=data/cifar10 \\
         evaluation.weights=pt_inception-2015-12-05-6726825d.pth
 
-Samples are decoded with batch norm by population statistics, by the batch (of 32 draws, which are
-then not independent), and where a published file had them by its running statistics; the
-extractor runs in evaluation mode, and with batch norms of its own by batches of 32 as well, where
-it has any (Inception). Each cell has a name of its own:
+The decoder's batch norm uses population statistics, the statistics of a batch (of 32 draws, which
+are then not independent), or the running statistics of a published file if it has them. The
+extractor runs in evaluation mode, and a second time with batch statistics of 32 images if it has
+batch norm (Inception). Each combination has a name:
 
-    fid                          population statistics, evaluation mode: the standard one
-    fid_batchstats32             decoder by batches of 32
-    fid_runningstats             decoder by published running statistics
-    ..._extractor_by_batches32   the same with the extractor by batches of 32
-    published_fid_routine        both by batches of 32, and samples cut to 8 bits, not rounded: how
-                                 the paper's 4.6 and 4.07 were made (spec image-systems, A.6)
+    fid                          population statistics, evaluation mode: the standard FID
+    fid_batchstats32             decoder with statistics of batches of 32
+    fid_runningstats             decoder with published running statistics
+    ..._extractor_by_batches32   the same, extractor with statistics of batches of 32
+    published_fid_routine        both with statistics of batches of 32, samples truncated to 8 bits:
+                                 the routine behind the paper's 4.6 and 4.07 (spec image-systems,
+                                 A.6)
 """
 
 import argparse
@@ -69,7 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 @torch.no_grad()
 def measure(loaded: Any, config: Any, extractor: Any, seed: int) -> dict[str, float]:
-    """Every cell of the table by its name."""
+    """The distance of every combination, by name."""
     manifest, count = Manifest.load(config.data.path), config.evaluation.samples
     name = metric_name(extractor, count)
     made, real = samplers(loaded, config, manifest), {}
@@ -93,7 +94,7 @@ def measure(loaded: Any, config: Any, extractor: Any, seed: int) -> dict[str, fl
 
 
 def samplers(loaded: Any, config: Any, manifest: Manifest) -> dict[str, Callable[[int], Tensor]]:
-    """By the end of their name: what gives so many samples, normalised in one of the ways."""
+    """Functions from a count to samples, by the suffix that names their normalisation."""
     networks, side = loaded.networks, loaded.resolution
     images = functools.partial(drawn_images, config.data, manifest, side, 0, loaded.device)
     found = {}
@@ -113,19 +114,19 @@ def samplers(loaded: Any, config: Any, manifest: Manifest) -> dict[str, Callable
 
 
 def drawn(generate: Callable, count: int, seed: int, to_bytes: Callable) -> Iterator[Tensor]:
-    """uint8 samples in batches of SIZE, the last one of what is left."""
+    """uint8 samples in batches of SIZE; the last batch may be smaller."""
     torch.manual_seed(seed)
     for first in range(0, count, SIZE):
         yield to_bytes(generate(min(SIZE, count - first)))
 
 
 def cut(x: Tensor) -> Tensor:
-    """(B, 3, R, R) about [-1, 1] to uint8, cut off and not rounded."""
+    """(B, 3, R, R) about [-1, 1] to uint8, clipped and truncated."""
     return ((x + 1) * 127.5).clamp(0, 255).to(torch.uint8)
 
 
 def training(loaded: Any, config: Any, manifest: Manifest, seed: int) -> Iterator[Tensor]:
-    """uint8 training images in an order drawn with the seed."""
+    """uint8 training images in a random order."""
     indices = np.random.default_rng(seed).permutation(manifest.count("train"))
     side = loaded.resolution
     for x, _ in split_images(config.data, manifest, side, "train", indices, SIZE, loaded.device):
@@ -143,7 +144,7 @@ def has_batch_norm(network: nn.Module) -> bool:
 
 
 def by_batches(network: nn.Module, wanted: bool) -> None:
-    """Batch norms of the extractor by the batch, without touching their running statistics."""
+    """Switches the extractor's batch norms to batch statistics; running statistics stay."""
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.train(wanted)
@@ -157,12 +158,12 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="of data and evaluation: data.path=DIR"
+        "overrides", nargs="*", metavar="key=value", help="data and evaluation keys: data.path=DIR"
     )
-    p.add_argument("--checkpoint", required=True, type=Path, help="its folder, or a run's")
+    p.add_argument("--checkpoint", required=True, type=Path, help="a checkpoint's or run's folder")
     p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
-    p.add_argument("--device", help="cpu, cuda, cuda:1 (a GPU where there is one)")
+    p.add_argument("--json", type=Path, metavar="FILE", help="also write the metrics to FILE")
+    p.add_argument("--device", help="cpu, cuda, cuda:1 (a GPU if there is one)")
     return p
 
 

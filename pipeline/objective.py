@@ -1,20 +1,20 @@
 """The objectives: Soft-IntroVAE (paper, equation 4 and Algorithm 1), IntroVAE (equation 2), VAE.
 
-They know no network. A `Model` encodes, decodes and generates; an objective makes from it and a
-batch the two scalars whose gradients train the two networks.
+An objective depends on no network architecture. A `Model` encodes, decodes and generates; from it
+and a batch, an objective computes two scalars whose gradients train the encoder and the decoder.
 
-The graph is cut at z and at x. What an objective returns for a network is not its loss but an
-inner product with the same gradient, <network's outputs, d loss / d outputs>, which reaches that
-network's parameters alone; the other network is passed through by `torch.autograd.grad` and keeps
-no gradient. So the images decoded for the encoder's update serve the decoder's as well.
+The graph is cut at z and at x. For each network an objective returns not the loss but an inner
+product with the same gradient, <network's outputs, d loss / d outputs>. Its gradient reaches only
+that network's parameters. `torch.autograd.grad` propagates through the other network without
+storing gradients. Both updates therefore share the images decoded for the encoder's update.
 
-Each `encoder_step` returns (inner product for the encoder, images, terms), and each
-`decoder_step`, to be called with the encoder updated, (inner product for the decoder, terms).
-Terms are detached batch means, by name. `scale` multiplies what is sent backwards through
-half-precision networks (and is divided out again); the inner products are unscaled.
+`encoder_step` returns (inner product for the encoder, images, terms). `decoder_step`, called after
+the encoder's update, returns (inner product for the decoder, terms). Terms are detached batch
+means, by name. `scale` multiplies the gradients propagated through half-precision networks, and is
+divided out again; the inner products are unscaled.
 
-A coefficient may be a tensor (K,) instead of a number, where one batch holds K models that train
-together (`pipeline.studies.two_d.networks`): the samples n = k, K + k, 2 K + k, ... are model k's.
+A coefficient may be a tensor (K,) instead of a number, for a batch of K models that train together
+(`pipeline.studies.two_d.networks`): the samples n = k, K + k, 2 K + k, ... belong to model k.
 """
 
 from functools import reduce
@@ -37,14 +37,14 @@ STRICT = ConfigDict(extra="forbid")
 
 
 class Model(Protocol):
-    """What an objective asks of a pair of networks. All tensors are at least float32.
+    """The interface of a pair of networks for an objective. All tensors are at least float32.
 
-    A model may have besides:
+    Optional attributes of a model:
 
-    `decode_again`, as `decode`: a second decoder, which makes x_ff (the bootstrap form of
-    Soft-IntroVAE, spec H);
-    `reconstruction_error(x, y)`, as `squared_error`, which it replaces;
-    `parts`, {name: slice of the latent}: the terms then tell the KL of real images of each part.
+    `decode_again`, with the signature of `decode`: a second decoder that computes x_ff (the
+    bootstrap form of Soft-IntroVAE, spec H);
+    `reconstruction_error(x, y)`: replaces `squared_error`;
+    `parts`, {name: slice of the latent}: the terms then include the KL of real images per part.
     """
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -73,23 +73,23 @@ def draw(mu: Tensor, logvar: Tensor) -> Tensor:
 
 
 def leaf(x: Tensor) -> Tensor:
-    """x cut off from what made it, ready to take a gradient."""
+    """x detached from its graph, as a leaf that requires a gradient."""
     return x.detach().requires_grad_()
 
 
 def gradients(loss: Tensor, leaves: list[Tensor], scale: float, keep: bool = False) -> list[Tensor]:
-    """d loss / d leaf for each leaf, sent backwards multiplied by `scale`."""
+    """d loss / d leaf for each leaf; the loss is scaled for the backward pass only."""
     found = torch.autograd.grad(loss * scale, leaves, retain_graph=keep)
     return [g / scale for g in found] if scale != 1 else list(found)
 
 
 def inner_product(outputs: list[Tensor], gradients: list[Tensor]) -> Tensor:
-    """The scalar sum of <output, gradient>; its gradient with respect to an output is the given."""
+    """The scalar sum of <output, gradient>; its derivative by an output is the gradient given."""
     return reduce(torch.add, [(y * g).sum() for y, g in zip(outputs, gradients, strict=True)])
 
 
 def of_samples(coefficient: float | Tensor, values: Tensor) -> float | Tensor:
-    """`coefficient` as it multiplies per-sample values (N,): that of K models becomes (N,)."""
+    """`coefficient` per sample of `values` (N,): a tensor (K,) is repeated to (N,)."""
     if isinstance(coefficient, Tensor):
         return coefficient.repeat(len(values) // len(coefficient))
     return coefficient
@@ -112,7 +112,7 @@ class VAE:
     beta_kl: NonNegative = 1.0
     """Weight of the KL of real images."""
     s: Annotated[float, Field(gt=0)] | None = None
-    """Scale of the whole loss; none is 1 / (number of values in an image)."""
+    """Scale of the whole loss; null is 1 / (number of values in an image)."""
 
     def encoder_step(self, model: Model, x: Tensor, scale: float = 1.0):
         mu, logvar = model.encode(x)
@@ -140,12 +140,13 @@ class VAE:
 
 @dataclass(frozen=True, config=STRICT)
 class IntroVAE:
-    """The hinge on the KL of generated images (equation 2), as losses to be minimised.
+    """The hinge on the KL of generated images (equation 2), as losses to minimise.
 
-    L_E = s (beta_rec Rec + beta_kl KL + beta_neg [m - KL_f]+), per sample, then batch mean
+    L_E = s (beta_rec Rec + beta_kl KL + beta_neg [m - KL_f]+), batch mean of per-sample losses
     L_D = s (beta_rec Rec + beta_neg KL_f)
 
-    The hinge is the equation's, on each sample; IntroVAE's own code has one on the batch's mean.
+    The hinge applies to each sample, as in the equation; IntroVAE's code applies it to the batch
+    mean.
     """
 
     margin: Positive
@@ -158,9 +159,9 @@ class IntroVAE:
     beta_neg: NonNegative = 1.0
     """Weight of the hinge in L_E, and of the KL of generated images in L_D."""
     s: Annotated[float, Field(gt=0)] | None = None
-    """Scale of the whole loss; none is 1 / (number of values in an image)."""
+    """Scale of the whole loss; null is 1 / (number of values in an image)."""
     reconstructions_as_fakes: bool = True
-    """Half of the generated images are reconstructions, as in the IntroVAE paper."""
+    """Use reconstructions as half of the fakes, as in the IntroVAE paper."""
 
     def encoder_step(self, model: Model, x: Tensor, scale: float = 1.0):
         mu, logvar = model.encode(x)
@@ -195,14 +196,14 @@ class IntroVAE:
 
 @dataclass(frozen=True, config=STRICT)
 class SoftIntroVAE:
-    """Equation 4 and Algorithm 1, as losses to be minimised; means over the batch.
+    """Equation 4 and Algorithm 1, as losses to minimise; means over the batch.
 
     L_E = s (beta_rec Rec(x, x_r) + beta_kl KL(x))
           + 1/alpha exp(-alpha s (beta_rec Rec(x_f, x_ff) + beta_neg KL(x_f)))
     L_D = s (beta_rec Rec(x, x_r) + gamma (beta_kl KL(x_f) + gamma_r beta_rec Rec(x_f, x_ff)))
 
-    with the exponential taken per sample, x_r = D(z), z ~ q(z|x), and x_f a generated image.
-    As in Algorithm 1 both updates use the same z and x_f, unless `decoder_draws` says otherwise.
+    The exponential is taken per sample; x_r = D(z), z ~ q(z|x), and x_f is a generated image.
+    Both updates use the same z and x_f, as in Algorithm 1, unless `decoder_draws` is fresh.
     """
 
     method: Literal["soft-introvae"] = "soft-introvae"
@@ -211,30 +212,30 @@ class SoftIntroVAE:
     beta_kl: NonNegative = 1.0
     """Weight of the KL: of real images in L_E, of generated ones in L_D."""
     beta_neg: NonNegative = 256.0
-    """beta_kl within the exponential; of the order of the latent's length."""
+    """Weight of the KL within the exponential; of the order of the latent's length."""
     alpha: Positive = 2.0
-    """Of exp(alpha ELBO): how fast a generated image stops to count as its ELBO falls."""
+    """Factor in exp(alpha ELBO): a larger alpha reduces the weight of fakes of low ELBO faster."""
     gamma: NonNegative = 1.0
     """Weight of the generated images in L_D."""
     gamma_r: NonNegative = 0.0
     """Weight of the generated images' reconstruction error in L_D. The paper's 1e-8 is below the
-    resolution of float32 and costs two decoder passes (spec B.6-5): the default is not to pay."""
+    resolution of float32 and costs two decoder passes (spec B.6-5), so the default is 0."""
     gamma_r_reaches: Literal["x_f", "x_ff", "x_f and z_ff"] = "x_f"
-    """Through what that error trains the decoder: x_f as in Algorithm 1, x_ff held fixed; x_ff as
-    in the published code, x_f held fixed (spec B.6-4); or x_f both as itself and through z_ff, as
-    with a second decoder (spec H)."""
+    """The path of that error's gradient to the decoder. x_f: through x_f, x_ff constant, as in
+    Algorithm 1. x_ff: through x_ff, x_f constant, as in the published code (spec B.6-4). x_f and
+    z_ff: through x_f directly and through z_ff, as with a second decoder (spec H)."""
     reconstructions_as_fakes: bool = False
-    """Half of the generated images are reconstructions (spec B.6-1)."""
+    """Use reconstructions as half of the fakes (spec B.6-1)."""
     target_gradient: bool = False
-    """Let the gradient of Rec(x_r, x_rr) reach the encoder through its target x_r as well, as the
-    published code does (spec B.2-4). It matters only where reconstructions are fakes."""
+    """Propagate the gradient of Rec(x_r, x_rr) to the encoder also through its target x_r, as the
+    published code does (spec B.2-4). Has an effect only with reconstructions_as_fakes."""
     decoder_draws: Literal["shared", "fresh"] = "shared"
-    """The z and x_f of the decoder's update: those of the encoder's, as in Algorithm 1 and in the
-    published residual networks; or drawn anew, z from q(z|x) of the updated encoder, as in the
-    published style networks (spec B.3), for 3 passes more than the 24. Shared draws left the
-    encoder a narrower margin at 8x8, kl_fake - kl_real, at equal reconstruction and distance."""
+    """The z and x_f of the decoder's update. shared: those of the encoder's update, as in Algorithm
+    1 and in the published residual networks. fresh: drawn again, z from q(z|x) of the updated
+    encoder, as in the published style networks (spec B.3); costs 27 passes instead of 24. At 8x8,
+    shared draws gave a smaller margin kl_fake - kl_real at equal reconstruction and distance."""
     s: Annotated[float, Field(gt=0)] | None = None
-    """Scale of the ELBO; none is 1 / (number of values in an image), as in Algorithm 1."""
+    """Scale of the ELBO; null is 1 / (number of values in an image), as in Algorithm 1."""
 
     def encoder_step(self, model: Model, x: Tensor, scale: float = 1.0):
         mu, logvar = model.encode(x)
@@ -300,22 +301,22 @@ Objective = VAE | IntroVAE | SoftIntroVAE
 
 
 def scale_of(objective: Objective, x: Tensor) -> float:
-    """s: as configured, else one over the number of values in an image of x."""
+    """s: as configured, else 1 / (number of values in an image of x)."""
     return objective.s if objective.s is not None else 1.0 / x[0].numel()
 
 
 def decode_again(model: Model, z: Tensor) -> Tensor:
-    """x_ff: by the model's second decoder, if it has one."""
+    """x_ff, by the model's second decoder if it has one."""
     return getattr(model, "decode_again", model.decode)(z)
 
 
 def error(model: Model, x: Tensor, y: Tensor) -> Tensor:
-    """Rec(x, y), (B,): as the model has it, else the squared error."""
+    """Rec(x, y), (B,): the model's reconstruction error if it has one, else the squared error."""
     return getattr(model, "reconstruction_error", squared_error)(x, y)
 
 
 def kl_of_parts(model: Model, mu: Tensor, logvar: Tensor) -> Terms:
-    """Batch means of the KL of each of the model's `parts`, kl_NAME, if it has any."""
+    """Batch means kl_NAME of the KL of each of the model's `parts`, if it has any."""
     return {
         f"kl_{name}": kl_divergence(mu[:, part], logvar[:, part]).detach().mean()
         for name, part in getattr(model, "parts", {}).items()
@@ -323,7 +324,7 @@ def kl_of_parts(model: Model, mu: Tensor, logvar: Tensor) -> Terms:
 
 
 def fakes(objective: IntroVAE | SoftIntroVAE, images: list[Tensor]) -> Tensor:
-    """The images held to be fake, of (reconstructions, samples): both in this order, or samples."""
+    """The fakes among (reconstructions, samples): both, concatenated, or the samples."""
     return torch.cat(images) if objective.reconstructions_as_fakes else images[1]
 
 

@@ -1,4 +1,4 @@
-"""Adam as the networks need it: a learning rate to each tensor, and the published forms of eps."""
+"""Adam with a learning rate per tensor and both published forms of eps."""
 
 from collections import defaultdict
 
@@ -10,12 +10,11 @@ class EqualizedAdam(torch.optim.Optimizer):
     """m <- beta_1 m + (1 - beta_1) g;  v <- beta_2 v + (1 - beta_2) g^2
     p <- p - lr c_p sqrt(1 - beta_2^t) / (1 - beta_1^t) m / (sqrt(v) + eps)
 
-    c_p is the parameter's `lr_coefficient`, 1 where it has none; parameters of the same coefficient
-    make a group, so that engines may flatten a group into one tensor. With beta_1 = 0, m is g and
-    no state. The bias correction does not reach eps (style networks, spec S-C.1); with
-    `eps_corrected` it does, as in torch.optim.Adam (residual networks, spec H.3): then eps stands
-    beside the root of v / (1 - beta_2^t). `loss_scale` is divided out of the gradients before they
-    are used.
+    c_p is the parameter's `lr_coefficient`, or 1. Parameters of equal coefficient form a group, so
+    that an engine can flatten a group into one tensor. With beta_1 = 0, m equals g and is not
+    stored. The bias correction does not apply to eps (style networks, spec S-C.1). With
+    `eps_corrected` it does, as in torch.optim.Adam (residual networks, spec H.3): eps is then added
+    to sqrt(v / (1 - beta_2^t)). Gradients are divided by `loss_scale` first.
     """
 
     def __init__(
@@ -42,12 +41,12 @@ class EqualizedAdam(torch.optim.Optimizer):
         return ["exp_avg_sq", "exp_avg"] if self.beta_1 else ["exp_avg_sq"]
 
     def set_learning_rate(self, lr: float) -> None:
-        """`lr` before the coefficients."""
+        """Sets the learning rate `lr`, which the coefficients multiply."""
         for group in self.param_groups:
             group["lr"] = lr
 
     def start(self) -> None:
-        """Allocates the state of every parameter, otherwise allocated at its first step."""
+        """Allocates the state of every parameter."""
         for group in self.param_groups:
             for p in group["params"]:
                 for name in self.moments:
@@ -55,7 +54,7 @@ class EqualizedAdam(torch.optim.Optimizer):
 
     @property
     def steps(self) -> int:
-        """Steps taken."""
+        """Number of steps taken."""
         return self.param_groups[0]["step"]
 
     @steps.setter

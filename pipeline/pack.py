@@ -1,11 +1,10 @@
-"""A model as a folder to share: safetensors, configuration, a model card, and MLflow's pyfunc:
+"""Packs a model into a folder to share: safetensors, configuration, model card, MLflow's pyfunc:
 
     python -m pipeline.pack --checkpoint runs/ffhq256 --out ffhq256-model
     python -m pipeline.pack --checkpoint runs/ffhq256 --out best --register faces --alias best
 
-The folder is what one puts on the Hugging Face hub, or into a zip. `pipeline.load(folder)` opens
-it; so does `mlflow.pyfunc.load_model(folder)` where mlflow and this package are installed (nothing
-in it is a pickle):
+Upload the folder to the Hugging Face hub, or zip it. It contains no pickle. `pipeline.load(folder)`
+loads it, and so does `mlflow.pyfunc.load_model(folder)` if mlflow and this package are installed:
 
     model = mlflow.pyfunc.load_model(folder)
     x = model.predict(z, params={"psi": 0.7})   # z (N, latent, 1, 1) to (N, 3, R, R) in [-1, 1]
@@ -41,13 +40,13 @@ COLUMNS, SHOWN = 8, 32
 
 
 class Packed:
-    """What pyfunc calls: latents to images, images to their posterior."""
+    """The model for pyfunc: latents to images, images to their posterior."""
 
     def __init__(self, loaded: Any):
         self.loaded = loaded
 
     def predict(self, given: Any, params: dict | None = None) -> Any:
-        """z (N, latent, 1, 1) to images (N, 3, R, R), or those to mu and logvar. ModelError."""
+        """z (N, latent, 1, 1) to images (N, 3, R, R), or images to mu, logvar. ModelError."""
         x, params = torch.from_numpy(np.asarray(given, np.float32)), params or {}
         with torch.no_grad():
             if x.shape[1:] == (self.loaded.latent, 1, 1):
@@ -111,13 +110,13 @@ def _describe(folder: Path, loaded: Any) -> None:
     described.save(str(folder / "MLmodel"))
     try:
         own = f"{PACKAGE}=={version(PACKAGE)}"
-    except PackageNotFoundError:  # a copy of the code that was not installed
+    except PackageNotFoundError:  # this code is not installed as a package
         own = PACKAGE
     (folder / "requirements.txt").write_text(f"mlflow=={version('mlflow')}\n{own}\n")
 
 
 def register(out: Path, name: str, alias: str | None, uri: str) -> str:
-    """A version of a registered model, by reference; a line that says which. TrackingError."""
+    """Registers the folder as a model version; returns its address. TrackingError."""
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
@@ -129,7 +128,7 @@ def register(out: Path, name: str, alias: str | None, uri: str) -> str:
         if alias:
             client.set_registered_model_alias(name, alias, made.version)
     except MlflowException as error:
-        raise TrackingError(f"{uri} does not register {name}: {reason(error)}") from error
+        raise TrackingError(f"{uri} did not register {name}: {reason(error)}") from error
     return f"models:/{name}/{made.version}" + (f", models:/{name}@{alias}" if alias else "")
 
 
@@ -139,15 +138,17 @@ def main(arguments: list[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("--checkpoint", required=True, type=Path, help="its folder, or a run's")
-    p.add_argument("--out", required=True, type=Path, help="folder to make")
-    p.add_argument("--register", metavar="NAME", help="as a version of this model in MLflow")
-    p.add_argument("--alias", help="of the version that is registered, as best")
-    p.add_argument("--uri", help="MLflow store to register in (that of the run)")
+    p.add_argument("--checkpoint", required=True, type=Path, help="a checkpoint's or run's folder")
+    p.add_argument("--out", required=True, type=Path, help="folder to create")
+    p.add_argument(
+        "--register", metavar="NAME", help="registered model in MLflow to add a version to"
+    )
+    p.add_argument("--alias", help="alias of the registered version, such as best")
+    p.add_argument("--uri", help="MLflow store to register in (the run's)")
     given = p.parse_args(arguments)
     try:
         if given.alias and not given.register:
-            raise ModelError("--alias is of a version that is registered: name a --register")
+            raise ModelError("--alias needs --register NAME")
         print(pack(given.checkpoint, given.out))
         if given.register:
             uri = store_of([str(given.checkpoint)], given.uri)

@@ -11,11 +11,11 @@ import torch.distributed as dist
 from deepspeed.utils import logger as deepspeed_logger
 
 deepspeed_logger.setLevel("ERROR")
-# Without a GPU, DeepSpeed would compile a shared-memory reduction, for a minute, that only its
-# inference calls.
+# Without a GPU, DeepSpeed would spend a minute compiling a shared-memory reduction that only its
+# inference uses.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
-# NCCL's flight recorder: how many collectives it keeps. Stacks of the C++ side can deadlock.
+# NCCL's flight recorder: number of collectives kept, without C++ stacks, which can deadlock.
 RECORDER = {
     "TORCH_FR_BUFFER_SIZE": "2000",
     "TORCH_FR_DUMP_ON_TIMEOUT": "1",
@@ -27,11 +27,11 @@ RECORDER = {
 def start(timeout: float = 1800, dumps: Path | None = None) -> torch.device:
     """Joins the process group and returns this process's device.
 
-    `timeout`, in seconds, is that of collectives until `set_timeout`; in the folder `dumps` NCCL
-    writes down its last collectives when one of them is not finished in time.
+    `timeout`, in seconds, applies to collectives until `set_timeout`. When a collective times out,
+    NCCL writes its last collectives to the folder `dumps`.
 
-    Reads RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT; without RANK, the process is
-    alone. Errors name the address that did not answer.
+    Reads RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT; without RANK, the world size is
+    1. SystemExit names the address that did not answer.
     """
     if "RANK" not in os.environ:
         alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
@@ -41,10 +41,10 @@ def start(timeout: float = 1800, dumps: Path | None = None) -> torch.device:
         cores = len(os.sched_getaffinity(0))
         torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
     if torch.cuda.is_available():
-        # A scheduler makes either one GPU or all of the node's visible to each process.
+        # A process sees one GPU or all of the node, as the scheduler is configured.
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
         torch.cuda.set_device(device)
-        os.environ["LOCAL_RANK"] = str(device.index)  # by which DeepSpeed finds it
+        os.environ["LOCAL_RANK"] = str(device.index)  # DeepSpeed reads it
     if dumps is not None:
         for name, value in RECORDER.items():
             os.environ.setdefault(name, value)
@@ -66,16 +66,16 @@ def start(timeout: float = 1800, dumps: Path | None = None) -> torch.device:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether the chip of this process has instructions for bf16."""
+    """Whether this process's device has bf16 instructions."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def fitting_precision(device: torch.device) -> str:
-    """bf16 where the chip has instructions for it, else fp16 on a GPU and fp32 on a CPU.
+    """bf16 if the device has instructions for it, else fp16 on a GPU and fp32 on a CPU.
 
-    The choice is rank 0's; all processes must call.
+    Rank 0 chooses; all processes must call.
     """
     without = "fp16" if device.type == "cuda" else "fp32"
     agreed = ["bf16" if has_bf16(device) else without]
@@ -84,19 +84,19 @@ def fitting_precision(device: torch.device) -> str:
 
 
 def slow_precision(device: torch.device, precision: str) -> str | None:
-    """A line for who has asked for a precision that this chip computes without instructions."""
+    """A warning if the device has no instructions for the chosen precision, else None."""
     if precision != "bf16" or has_bf16(device):
         return None
     if device.type == "cuda":
         return "this GPU has no instructions for bf16: engine.precision=fp16 is faster on it"
     return (
-        "this processor has no instructions for bf16, and is 3 to 20 times slower in it than with "
-        "engine.precision=fp32"
+        "this processor has no instructions for bf16, and computes in it 3 to 20 times slower than "
+        "with engine.precision=fp32"
     )
 
 
 def set_timeout(seconds: float) -> None:
-    """How long collectives of all groups may take from now on."""
+    """Sets the time-out of collectives in all groups."""
     # Public since torch 2.15.
     setter = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout
     for group in list(dist.distributed_c10d._world.pg_map):

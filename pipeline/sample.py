@@ -1,4 +1,4 @@
-"""Samples, reconstructions and interpolations of a trained model:
+"""Generates, reconstructs, interpolates and mixes images with a trained model:
 
     python -m pipeline.sample generate    --checkpoint runs/ffhq256 --count 64 --out samples.png
     python -m pipeline.sample reconstruct --checkpoint runs/ffhq256 faces/ --out reconstructions/
@@ -7,7 +7,7 @@
     python -m pipeline.sample grid        --checkpoint runs/ffhq256 --out resolutions.png
     python -m pipeline.sample translate   --checkpoint runs/cars3d classes/ contents/ --out cars.png
 
-Faces come from images (files or folders), from --latents, or from draws with --seed. --out is a
+The inputs are images (files or folders), --latents, or draws of the prior with --seed. --out is a
 grid (.png), a folder of PNGs, an array (.npy: N, 3, R, R; float32, not clipped), or for
 `interpolate` a movie (.mp4, .gif).
 """
@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
         read = [*getattr(given, "images", []), *named]
         outputs.check(given.out, filter(None, read))
         if given.out.suffix in MOVIES and given.command != "interpolate":
-            raise OutputError(f"{given.command} makes no movie: --out {outputs.KINDS}")
+            raise OutputError(f"{given.command} writes no movie: --out {outputs.KINDS}")
         model = models.load(
             given.checkpoint,
             resolution=given.resolution,
@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
             device=given.device,
             precision=given.precision,
         )
-        torch.manual_seed((1 << 32) + given.seed)  # for the noise; z has the seed itself
+        torch.manual_seed((1 << 32) + given.seed)  # for the noise; z uses the seed itself
         given.run(model, given)
     except USER_ERRORS as error:
         sys.exit(f"python -m pipeline.sample: {error}")
@@ -76,7 +76,7 @@ def generate(model: Any, given: argparse.Namespace) -> None:
 
 
 def reconstruct(model: Any, given: argparse.Namespace) -> None:
-    """Images of mu; in a grid, under the images that were given."""
+    """Images of mu; in a grid, below the input images."""
     files = image_files(given.images)
 
     def made_of(part: list[Path], **said) -> Tensor:
@@ -96,9 +96,9 @@ def reconstruct(model: Any, given: argparse.Namespace) -> None:
 
 
 def interpolate(model: Any, given: argparse.Namespace) -> None:
-    """From face to face: on a line, along a path, or in the square between four (figure 4).
+    """Interpolates on a line, along a path, or in the square between four images (figure 4).
 
-    In z and in w the way is straight; the decoder sees the direction of z alone (spec A.7).
+    Interpolation is linear in z or in w. The decoder uses only the direction of z (spec A.7).
     """
     labels = labels_of(model, given, 1)
     if given.space == "z":
@@ -106,7 +106,7 @@ def interpolate(model: Any, given: argparse.Namespace) -> None:
     else:
         ends = find_w(styled(model), given.images, given.latents, given.count, given.seed)
     if len(ends) < 2:
-        raise SourceError("there is nothing between fewer than two faces")
+        raise SourceError(f"interpolation needs at least two images, not {len(ends)}")
     square = len(ends) == 4 and not given.path and given.out.suffix not in MOVIES
     points = (between_four if square else along)(ends, given.steps)
     columns = given.steps if square or len(ends) == 2 else given.columns
@@ -120,25 +120,26 @@ def interpolate(model: Any, given: argparse.Namespace) -> None:
 
 
 def along(ends: Tensor, steps: int) -> Tensor:
-    """Points on the lines from each end to the next, `steps` on each with both its ends."""
+    """Points on the lines from each end to the next: `steps` on each line, both ends included."""
     t = torch.linspace(0, 1, steps).to(ends)[1:, None]
     lines = [torch.lerp(a, b, t) for a, b in pairwise(ends)]
     return torch.cat([ends[:1], *lines])
 
 
 def between_four(corners: Tensor, steps: int) -> Tensor:
-    """Bilinear between upper left, upper right, lower left and lower right: rows of `steps`."""
+    """Bilinear interpolation of the corners upper left, upper right, lower left, lower right:
+    `steps` rows of `steps`."""
     left, right = along(corners[[0, 2]], steps), along(corners[[1, 3]], steps)
     return torch.cat([along(torch.stack(pair), steps) for pair in zip(left, right)])
 
 
 def mix(model: Model, given: argparse.Namespace) -> None:
-    """A table: the face of the row with the styles of the column's at the chosen resolutions."""
+    """A table: the row's image with the column's styles at the chosen resolutions."""
     model = styled(model)
     w = find_w(model, given.images, given.latents, given.count, given.seed)
     rows = given.rows or len(w) // 2
     if not 0 < rows < len(w):
-        raise SourceError(f"{len(w)} faces make no table with {rows} rows and a column")
+        raise SourceError(f"{len(w)} images are too few for {rows or 1} rows and a column")
     mixed = cross(w[:rows], w[rows:], taken(given.levels, model.resolution))
     columns = len(w) - rows
     if given.out.suffix != ".png":
@@ -150,11 +151,11 @@ def mix(model: Model, given: argparse.Namespace) -> None:
 
 
 def taken(levels: tuple[int, int], resolution: int) -> Tensor:
-    """Which styles belong to the resolutions from the first to the second, (layers,)."""
+    """The styles of the resolutions from the first to the second, a mask (layers,). ModelError."""
     sides = torch.tensor([4 << (row // 2) for row in range(style_layers(resolution))])
     chosen = (sides >= levels[0]) & (sides <= levels[1])
     if not chosen.any():
-        raise ModelError(f"--levels {levels[0]}-{levels[1]}: there are 4 to {resolution}")
+        raise ModelError(f"--levels {levels[0]}-{levels[1]}: the model has 4 to {resolution}")
     return chosen
 
 
@@ -165,7 +166,7 @@ def cross(rows: Tensor, columns: Tensor, chosen: Tensor) -> Tensor:
 
 
 def resolutions(model: Model, given: argparse.Namespace) -> None:
-    """Each face at all resolutions side by side, enlarged to the largest, each pixel a square."""
+    """Each image at all resolutions side by side, enlarged to the largest by repeating pixels."""
     model = styled(model)
     w = model.styles(find_z(model, [], given.latents, given.count, given.seed))
     sides = [r for r in model.resolutions if r <= model.resolution]
@@ -183,7 +184,7 @@ def resolutions(model: Model, given: argparse.Namespace) -> None:
 def translate(model: Any, given: argparse.Namespace) -> None:
     """A table: the class of the row's image with the content of the column's."""
     if not hasattr(model, "translate"):
-        raise ModelError("these networks have one code for class and content: nothing to exchange")
+        raise ModelError("these networks have one code for class and content")
     rows, columns = (
         read_images(image_files([path]), model.resolution)
         for path in (given.classes, given.contents)
@@ -212,7 +213,7 @@ def images_of(
 
 
 def labels_of(model: Any, given: argparse.Namespace, count: int) -> Tensor | None:
-    """--label, or all classes in turn; none for networks without classes. ModelError."""
+    """--label, or all classes in turn; None for networks without classes. ModelError."""
     classes = getattr(model, "classes", 0)
     if given.label is not None and not 0 <= given.label < classes:
         known = f"classes 0 to {classes - 1}" if classes else "no classes"
@@ -231,7 +232,7 @@ def styling(model: Any, given: argparse.Namespace) -> dict:
     if isinstance(model, Model):
         return {"noise": given.noise, "psi": given.psi}
     if given.noise != "random" or given.psi != 1:
-        raise ModelError("--noise and --psi are for networks with styles, and these have none")
+        raise ModelError("--noise and --psi are for style networks only")
     return {}
 
 
@@ -276,28 +277,31 @@ def parser() -> argparse.ArgumentParser:
         p.set_defaults(run=run)
         if images:
             p.add_argument("images", nargs=images, type=Path, help="files, or folders of them")
-        p.add_argument("--checkpoint", required=True, type=Path, help="its folder, or a run's")
+        p.add_argument("--checkpoint", required=True, type=Path, help="checkpoint or run folder")
         p.add_argument("--out", required=True, type=Path, help=outputs.KINDS)
-        p.add_argument("--seed", type=int, default=0, help="of the faces drawn, and of the noise")
+        p.add_argument("--seed", type=int, default=0, help="seed of the draws and of the noise")
         if count:
             p.add_argument("--latents", type=Path, metavar="FILE.npy", help="z, (N, latent)")
             p.add_argument(
-                "--count", type=positive, default=count, help="faces drawn (%(default)s)"
+                "--count", type=positive, default=count, help="number of draws (%(default)s)"
             )
         p.add_argument(
             "--noise",
             choices=NOISE,
             default="random",
-            help="fresh, one map for all, or the published deterministic term (%(default)s)",
+            help="one map per image, one for all, or the published term (%(default)s)",
         )
-        p.add_argument("--label", type=int, help="class of what is made, where networks have some")
-        p.add_argument("--resolution", type=int, help="one that was trained (largest)")
-        p.add_argument("--alpha", type=float, help="how far the resolution has faded in")
+        p.add_argument("--label", type=int, help="class, for networks with classes")
+        p.add_argument("--resolution", type=int, help="a trained resolution (largest)")
+        p.add_argument("--alpha", type=float, help="weight of the fade-in, 0 to 1")
         p.add_argument(
-            "--psi", type=float, default=1.0, help="below 1, w is drawn to its mean (%(default)s)"
+            "--psi",
+            type=float,
+            default=1.0,
+            help="below 1, truncates w towards its mean (%(default)s)",
         )
-        p.add_argument("--columns", type=positive, default=8, help="of a grid (%(default)s)")
-        p.add_argument("--device", help="cpu, cuda, cuda:1 (a GPU where there is one)")
+        p.add_argument("--columns", type=positive, default=8, help="grid columns (%(default)s)")
+        p.add_argument("--device", help="cpu, cuda, cuda:1 (a GPU if there is one)")
         p.add_argument("--precision", choices=PRECISIONS, default="fp32")
         return p
 
@@ -306,13 +310,15 @@ def parser() -> argparse.ArgumentParser:
     p = add("translate", translate, "the class of one image, the content of another")
     p.add_argument("classes", type=Path, help="an image or a folder: the rows")
     p.add_argument("contents", type=Path, help="an image or a folder: the columns")
-    p = add("interpolate", interpolate, "from face to face", count=2, images="*")
+    p = add("interpolate", interpolate, "from image to image", count=2, images="*")
     p.add_argument("--space", choices=("z", "w"), default="z", help="(%(default)s)")
-    p.add_argument("--steps", type=several, default=9, help="from one to the next (%(default)s)")
-    p.add_argument("--path", action="store_true", help="through four faces, not between them")
-    p.add_argument("--frame-rate", type=positive, default=25, help="of a movie (%(default)s)")
-    p = add("mix", mix, "styles of one face on another", count=8, images="*")
-    p.add_argument("--rows", type=positive, help="how many of the faces are rows (half)")
+    p.add_argument("--steps", type=several, default=9, help="images per line (%(default)s)")
+    p.add_argument("--path", action="store_true", help="a path through four images, not a square")
+    p.add_argument(
+        "--frame-rate", type=positive, default=25, help="frames per second (%(default)s)"
+    )
+    p = add("mix", mix, "styles of one image on another", count=8, images="*")
+    p.add_argument("--rows", type=positive, help="number of images that are rows (half)")
     p.add_argument(
         "--levels",
         type=span,

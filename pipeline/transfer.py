@@ -1,11 +1,11 @@
-"""What a translation model transfers between test images of known class and view:
+"""Measures the transfer of class and content between test images of known class and view:
 
     python -m pipeline.transfer --checkpoint runs/cars3d --vgg16 vgg16.safetensors
     python -m pipeline.transfer --checkpoint runs/toy-cars --data data/toy-cars --pairs 2000
 
-Classes are the labels of the dataset (--labels folder), views the names of the images in them, as
-azimuth-03-elevation-01. What is measured, pipeline/metrics/transfer.py says; R^2 of what a linear
-map reads from each code are printed beside it.
+Classes are the labels of the dataset (--labels folder), views the names of the images, such as
+azimuth-03-elevation-01. pipeline/metrics/transfer.py defines the metrics. Also prints R^2 of linear
+regressions of class and view factors on each code.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
         if not hasattr(model, "translate"):
             raise ModelError("these networks have one code for class and content")
         if given.vgg16 and model.resolution < SIDE:
-            raise ModelError(f"LPIPS is for images from {SIDE}x{SIDE}: leave --vgg16 out")
+            raise ModelError(f"LPIPS needs images of at least {SIDE}x{SIDE}: leave --vgg16 out")
         path = given.data or Path(model.about["config"]["data"]["path"])
         seen, names = images_of_test(path, model.resolution)
         lpips = LPIPS(given.vgg16).to(model.device) if given.vgg16 else None
@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def images_of_test(path: Path, resolution: int) -> tuple[Seen, list[str]]:
-    """All test images with their classes and views, and the views' names. DatasetError."""
+    """All test images with their classes and views, and the names of the views. DatasetError."""
     manifest = Manifest.load(path)
     if not manifest.classes:
         raise DatasetError(f"{path} has no classes: prepare it with --labels folder")
@@ -76,13 +76,13 @@ def images_of_test(path: Path, resolution: int) -> tuple[Seen, list[str]]:
 
 
 def factors(seen: Seen, names: list[str]) -> dict[str, np.ndarray]:
-    """What the names tell of the views, and the mean colour of each class."""
+    """Azimuth and elevation from the names of the views, and the mean colour of each class."""
     colours = seen.x.mean((2, 3)).double().numpy()
     of_class = {c: colours[seen.classes == c].mean(0) for c in np.unique(seen.classes)}
     found = {"class_colour": np.stack([of_class[c] for c in seen.classes])}
-    told = [re.search(r"azimuth-(\d+)-elevation-(\d+)", name) for name in names]
-    if all(told):
-        numbers = np.array([[int(match[1]), int(match[2])] for match in told])[seen.views]
+    matches = [re.search(r"azimuth-(\d+)-elevation-(\d+)", name) for name in names]
+    if all(matches):
+        numbers = np.array([[int(match[1]), int(match[2])] for match in matches])[seen.views]
         turn = 2 * np.pi * numbers[:, :1] / (numbers[:, 0].max() + 1)
         found["azimuth"] = np.concatenate([np.sin(turn), np.cos(turn)], 1)
         found["elevation"] = numbers[:, 1:].astype(np.float64)
@@ -95,13 +95,13 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("--checkpoint", required=True, type=Path, help="its folder, or a run's")
-    p.add_argument("--data", type=Path, help="a prepared dataset (that of the training)")
+    p.add_argument("--checkpoint", required=True, type=Path, help="a checkpoint's or run's folder")
+    p.add_argument("--data", type=Path, help="a prepared dataset (the training's)")
     p.add_argument("--pairs", type=int, default=10_000, help="(%(default)s)")
-    p.add_argument("--seed", type=int, default=0, help="of the pairs (%(default)s)")
+    p.add_argument("--seed", type=int, default=0, help="seed of the pairs (%(default)s)")
     p.add_argument("--vgg16", type=Path, metavar="FILE", help="safetensors, for lpips_vgg")
-    p.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
-    p.add_argument("--device", help="cpu, cuda, cuda:1 (a GPU where there is one)")
+    p.add_argument("--json", type=Path, metavar="FILE", help="also write the metrics to FILE")
+    p.add_argument("--device", help="cpu, cuda, cuda:1 (a GPU if there is one)")
     return p
 
 

@@ -41,12 +41,12 @@ def parts(config: Config) -> list[tuple[Config, int]]:
 
 
 def of_dataset(config: Config, digest: str) -> Config:
-    """`config` with the digest of its dataset; ConfigError where it was made for another."""
+    """`config` with the digest of its dataset; ConfigError if it belongs to another dataset."""
     if config.dataset_digest not in (None, digest):
         raise ConfigError(
-            f"the configuration was trained on the dataset {config.dataset_digest[:12]}..., and "
-            f"{config.data.path} is {digest[:12]}...: name the first in data.path, or set "
-            f"dataset_digest=null to train on the other"
+            f"the configuration was trained on the dataset {config.dataset_digest[:12]}..., but "
+            f"{config.data.path} is {digest[:12]}...: set data.path to the first dataset, or set "
+            f"dataset_digest=null to train on the second"
         )
     return replace(config, dataset_digest=digest)
 
@@ -74,8 +74,8 @@ def write(folder: Path, config: Config) -> None:
 def continued(config: Config, folder: Path, digest: str, replan: bool) -> Config:
     """`config` as the next configuration of the training in `folder`, with its history.
 
-    `digest` is the dataset's. ConfigError where it would compute something else and `replan` is
-    not given, and where it contradicts what was computed already.
+    `digest` is the dataset's. ConfigError if `config` computes something else and `replan` is
+    false, or if it contradicts the images that are trained already.
     """
     config = of_dataset(config, digest)
     known = read(folder)
@@ -97,13 +97,13 @@ def continued(config: Config, folder: Path, digest: str, replan: bool) -> Config
     if contradiction := contradicts(in_force, config, images):
         raise ConfigError(
             f"{folder} holds a training of {images:,} images by another configuration:\n{listed}\n"
-            f"It cannot go on with this one: {contradiction}. Give this one an --output of its own"
+            f"It cannot continue with this one: {contradiction}. Name another --output"
         )
     if not replan:
         raise ConfigError(
             f"{folder} holds a training of {images:,} images by another configuration:\n{listed}\n"
-            f"To go on with these changes from image {images:,}, add --replan; for a new training, "
-            f"--output FOLDER"
+            f"To continue with these changes from image {images:,}, add --replan; for a new "
+            f"training, add --output FOLDER"
         )
     sections = {key.partition(".")[0] for key in differing(old, new)}
     if "dataset_digest" in sections:
@@ -132,42 +132,43 @@ def contradicts(old: Config, new: Config, images: int) -> str | None:
         return f"resolution and fade of stage {moment.number}, which is in training, are fixed"
     seen = images - moment.first
     if after.images < seen:
-        return f"stages.{moment.number}.images has to be at least {seen}, which it has seen"
+        return f"stages.{moment.number}.images must be at least {seen}, the images it has seen"
     if (after.images - seen) % after.batch:
         return (
-            f"batch {after.batch} does not divide the {after.images - seen} images that are left "
-            f"of stage {moment.number}"
+            f"batch {after.batch} does not divide the remaining {after.images - seen} images of "
+            f"stage {moment.number}"
         )
-    return misfit(old.shape, new.shape)
+    return shape_conflict(old.shape, new.shape)
 
 
 def _trained(stage) -> dict:
     return {key: value for key, value in plain(stage).items() if key != "every"}
 
 
-def misfit(smaller: networks.Shape, larger: networks.Shape) -> str | None:
+def shape_conflict(smaller: networks.Shape, larger: networks.Shape) -> str | None:
     """A message about the first parameter of `smaller` that does not fit `larger`, or None."""
     with torch.device("meta"):
         here, there = (networks.build(s).state_dict() for s in (smaller, larger))
-    return unfit({name: t.shape for name, t in here.items()}, there)
+    return tensor_mismatch({name: t.shape for name, t in here.items()}, there)
 
 
-def unfit(given: dict[str, torch.Size], wanted: dict[str, torch.Tensor]) -> str | None:
+def tensor_mismatch(given: dict[str, torch.Size], wanted: dict[str, torch.Tensor]) -> str | None:
     """A message about the first tensor of `given` that `wanted` lacks or has at another size."""
     for name, size in given.items():
         if name not in wanted:
-            return f"the new networks have no {name}"
+            return f"the new networks have no tensor {name}"
         if size != wanted[name].shape:
             return (
-                f"{name} is of shape {tuple(size)}, and would be {tuple(wanted[name].shape)} "
-                f"(shape.base_channels counts at shape.resolution, and doubles below it)"
+                f"{name} has shape {tuple(size)}, the new networks need {tuple(wanted[name].shape)}"
+                f" (shape.base_channels are the channels at shape.resolution; they double at each "
+                f"lower resolution)"
             )
     return None
 
 
 def differing(old: dict, new: dict) -> dict[str, tuple]:
-    """Keys at which two configurations compute something else, with both values."""
-    # Null is equal to a missing key: the training may be older than the key.
+    """Keys that change what is computed and differ, with both values."""
+    # Null equals a missing key: the training may be older than the key.
     old, new = ({k: v for k, v in flat(c).items() if v is not None} for c in (old, new))
     missing = "not set"
     return {
@@ -191,10 +192,10 @@ def _short(value) -> str:
 
 
 def branch(parent: str, folder: Path) -> None:
-    """Starts a run in `folder` at a checkpoint of another: `parent` is RUN or RUN@IMAGES.
+    """Starts a run in `folder` at a checkpoint of another run: `parent` is RUN or RUN@IMAGES.
 
-    Copies the checkpoint, and the parent's configuration up to it. Does nothing if `folder` is
-    this branch already. ConfigError.
+    Copies the checkpoint, and the parent's configuration up to it. Does nothing if `folder` already
+    is this branch. ConfigError.
     """
     path, _, at = parent.partition("@")
     run = Path(path).resolve()
@@ -205,12 +206,12 @@ def branch(parent: str, folder: Path) -> None:
         return
     config, kept = read(run), checkpoints.newest_first(run / "checkpoints")
     if config is None or not kept:
-        raise ConfigError(f"{run} is no run with a checkpoint")
+        raise ConfigError(f"{run} is not the folder of a run with a checkpoint")
     images = int(at.replace(",", "")) if at else int(kept[0].name)
     chosen = checkpoints.path_of(run / "checkpoints", images)
     if chosen not in kept:
         there = ", ".join(f"{int(path.name):,}" for path in reversed(kept))
-        raise ConfigError(f"{run} keeps no checkpoint at {images:,} images; there are: {there}")
+        raise ConfigError(f"{run} keeps no checkpoint at {images:,} images; it has: {there}")
     target = checkpoints.path_of(folder / "checkpoints", images)
     target.parent.mkdir(parents=True, exist_ok=True)
     with whole(target) as beside:

@@ -47,7 +47,7 @@ def load_weights(networks: Any, tensors: dict[str, Tensor], path: Path) -> None:
     """
     own = networks.state_dict()
     given = {name: t for name, t in tensors.items() if name not in networks.DERIVED}
-    if reason := plan.unfit({name: t.shape for name, t in given.items()}, own):
+    if reason := plan.tensor_mismatch({name: t.shape for name, t in given.items()}, own):
         raise CheckpointError(f"{path} does not fit the configuration: {reason}")
     networks.load_state_dict(own | given)
 

@@ -1,9 +1,9 @@
-"""Ends a training that stands still, and says which process held it up, and where.
+"""Ends a training that hangs, and names the process that blocks it and the section it is in.
 
-Processes wait for each other at every step, so that one that hangs stops all. Each has a thread
-that writes down what its process is doing, in `processes/` of the run's folder, and that notices
-when its own process has not come further for too long. What time-outs of collectives say, which
-are a little longer, names nobody.
+Processes wait for each other at every step: one that hangs blocks all. A thread in each process
+writes the current section of the process to `processes/` in the run's folder (its heartbeat), and
+ends the process when it has made no progress for too long. Collectives time out a little later;
+their message does not name the process that hangs.
 """
 
 import contextlib
@@ -21,13 +21,13 @@ import torch.distributed as dist
 from pipeline import processes, section
 from stages.config import FaultsConfig
 
-HANG = 199  # exit status of a process that ends because the training stood still
+HANG = 199  # exit status of a process that ends because the training hangs
 SENTENCE = "hang.txt"
-DUMP = 60  # seconds for NCCL to write its flight recorder down, after its own time-out
+DUMP = 60  # seconds for NCCL to write its flight recorder, after its own time-out
 
 
 class Watchdog(threading.Thread):
-    """`step_done` after each step, `take_time` before what may take longer than a step."""
+    """Call `step_done` after each step, and `take_time` before work that takes longer."""
 
     def __init__(self, folder: Path, config: FaultsConfig):
         super().__init__(daemon=True)
@@ -40,7 +40,7 @@ class Watchdog(threading.Thread):
         self.start()
 
     def take_time(self) -> None:
-        """Until the next step: it begins a stage, or measures, or writes."""
+        """Allows `long_timeout` until the next step: a stage begins, is evaluated or is saved."""
         self._allow(self.config.long_timeout)
 
     def step_done(self) -> None:
@@ -49,8 +49,8 @@ class Watchdog(threading.Thread):
     def _allow(self, seconds: float) -> None:
         if seconds != self.limit:
             self.limit = seconds
-            # Later than `end` has spoken. NCCL's is over before `end` leaves, and then it dumps its
-            # flight recorder and aborts.
+            # Collectives time out after `end` has printed its message. NCCL times out before `end`
+            # exits the process, dumps its flight recorder and aborts.
             processes.set_timeout(seconds + (3 if torch.cuda.is_available() else 5) * self.period)
 
     def stop(self) -> None:
@@ -60,7 +60,7 @@ class Watchdog(threading.Thread):
         seen, silent, before = -1, 0.0, time.monotonic()
         while not self.over.wait(self.period):
             now = time.monotonic()
-            # A process that was stopped itself, as by scontrol suspend, does not count that time.
+            # Time for which this process was suspended (scontrol suspend) does not count.
             silent, before = silent + min(now - before, 2 * self.period), now
             if section.count != seen:
                 seen, silent = section.count, 0.0
@@ -72,15 +72,15 @@ class Watchdog(threading.Thread):
         about = {"count": section.count, "section": section.name, "seconds": round(silent)}
         about |= {"host": self.host, "pid": os.getpid(), "time": time.time()}
         path = self.folder / f"{processes.rank():04}.json"
-        with contextlib.suppress(OSError):  # a full disk is told of where what is needed is written
+        with contextlib.suppress(OSError):  # a full disk is reported where checkpoints are written
             self.folder.mkdir(parents=True, exist_ok=True)
             beside = path.with_suffix(".partial")
             beside.write_text(json.dumps(about))
             beside.rename(path)
 
     def end(self, silent: float) -> None:
-        """Says who holds up the training, and ends this process, whatever its main thread does."""
-        sentence = f"{self.accuse(silent)}, and the training stands still"
+        """Prints which process hangs, and exits this one, even if its main thread is blocked."""
+        sentence = f"{self.find_slowest(silent)}, and the training hangs"
         print(
             f"{sentence}: process {processes.rank()} ends after the {self.limit:.0f} s that "
             f"faults.timeout or long_timeout allow",
@@ -93,9 +93,9 @@ class Watchdog(threading.Thread):
             time.sleep(DUMP)
         os._exit(HANG)
 
-    def accuse(self, silent: float) -> str:
-        """The process that has come least far, from what all have written down."""
-        time.sleep(self.period)  # until all have written down what they do at this moment
+    def find_slowest(self, silent: float) -> str:
+        """A description of the process with the least progress, from the heartbeats of all."""
+        time.sleep(self.period)  # until all processes have written their current section
         found = {}
         for rank in range(processes.world_size()):
             try:
@@ -103,12 +103,12 @@ class Watchdog(threading.Thread):
             except (OSError, ValueError):
                 continue
         if not found:
-            return f"nothing has been trained for {silent:.0f} s, and no process says why"
+            return f"no step has finished for {silent:.0f} s, no process has written a heartbeat"
         rank = min(found, key=lambda r: (found[r]["count"], found[r]["time"]))
         about = found[rank]
         newest = max(one["time"] for one in found.values())
         dead = newest - about["time"] > 3 * self.period
         who, where = f"process {rank} on {about['host']}", f"`{about['section']}`"
         if dead:
-            return f"{who}, last seen in {where}, has given no sign of life for {silent:.0f} s"
+            return f"{who}, last seen in {where}, has sent no heartbeat for {silent:.0f} s"
         return f"{who} has been in {where} for {silent:.0f} s"

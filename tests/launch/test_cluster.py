@@ -103,7 +103,7 @@ def test_what_a_job_waits_for_is_said_with_what_helps(program, tmp_path, monkeyp
         "job 7: PENDING (Resources): it waits for nodes",
         "job 7: PENDING (launch failed requeued held): it is held: scontrol release 7",
         "job 7: RUNNING",
-        "job 7: COMPLETING: its processes are being ended",
+        "job 7: COMPLETING: its processes are being stopped",
         f"job 7: FAILED (it stood still); errors are in {tmp_path}/7_*",
     ]
 
@@ -114,7 +114,7 @@ def test_a_job_that_is_being_ended_is_waited_for(program, tmp_path, monkeypatch,
     (tmp_path / "slurm" / "job").write_text("7")
     program("squeue", "COMPLETING|None", "COMPLETING|None", "")
     assert slurm.queued_job(tmp_path) is None
-    assert "job 7 of this run is being ended" in capsys.readouterr().out
+    assert "job 7 of this run is being stopped" in capsys.readouterr().out
     program("squeue", "PENDING|JobHeldUser")
     assert slurm.queued_job(tmp_path) == "7"
     assert "queue: PENDING (JobHeldUser): it is held: scontrol release 7" in (

@@ -1,4 +1,4 @@
-"""A process that stands still ends the training, and is named."""
+"""A process that hangs ends the training, and the message names it."""
 
 import json
 import os
@@ -50,5 +50,5 @@ def test_a_stopped_process_is_named_and_ends_the_training(dataset, tmp_path):
             os.kill(process_of(folder, 1), signal.SIGKILL)
     output = training.communicate(timeout=60)[0]
     assert training.returncode == HANG, output
-    assert "process 1 on " in output and "has given no sign of life for" in output
+    assert "process 1 on " in output and "has sent no heartbeat for" in output
     assert 8 < took < 40

@@ -100,7 +100,7 @@ def test_a_file_of_before_its_last_resolution(tmp_path, capsys, side, averages):
     run(convert.main, path, tmp_path / "ours")
     said = capsys.readouterr().out
     assert f"at {side}x{side}, from" in said
-    assert "its layers for up to 128x128 were never trained" in said
+    assert "its layers up to 128x128 are not trained" in said
     model = pipeline.load(tmp_path / "ours", averaged=averages)
     assert model.resolution == side and model.sample(1, seed=0).shape == (1, 3, side, side)
     run(convert.main, path, tmp_path / "asked", "--resolution", 8)
@@ -112,7 +112,7 @@ def test_a_file_that_tells_no_resolution(tmp_path):
     content = published_files.content(SMALL, lambda name, size: torch.zeros(size))
     path = published_files.write(tmp_path / "zeros.pth", content)
     said = refusal(path, tmp_path / "ours")
-    assert "name it with --resolution, one of 4, 8, 16, 32, 64, 128" in said
+    assert "set it with --resolution, one of 4, 8, 16, 32, 64, 128" in said
     with pytest.raises(SystemExit, match="one of 4, 8"):
         run(convert.main, path, tmp_path / "ours", "--resolution", 256)
 
@@ -121,7 +121,7 @@ def test_the_source_is_not_overwritten(tmp_path):
     content = published_files.content(SMALL, published_files.random)
     path = published_files.write(tmp_path / "published.pth", content)
     before = path.read_bytes()
-    with pytest.raises(SystemExit, match="is read, and would be overwritten"):
+    with pytest.raises(SystemExit, match="is the source: name another output"):
         run(convert.main, path, path)
     assert path.read_bytes() == before
 
@@ -131,7 +131,7 @@ def test_torchs_first_format_is_named_without_advice_to_run_it(tmp_path):
         for name in ("sys_info", "pickle", "storages", "tensors"):
             archive.addfile(tarfile.TarInfo(name))
     said = refusal(tmp_path / "old.pth", tmp_path / "ours")
-    assert "is of torch's first format, a tar" in said and "weights_only" not in said
+    assert "is in torch's first format, a tar" in said and "weights_only" not in said
 
 
 def test_ours_in_the_published_layout_and_back(tmp_path):
@@ -174,7 +174,7 @@ def test_what_is_no_published_checkpoint_is_named(tmp_path):
     assert "torch.save" in refusal(tmp_path / "text.pth", out)
     assert "No such file" in refusal(tmp_path / "absent.pth", out)
     torch.save({"state_dict": {}, "epoch": 3}, tmp_path / "other.pth")
-    assert "the keys state_dict, epoch, and no `models`" in refusal(tmp_path / "other.pth", out)
+    assert "the keys state_dict, epoch, not `models`" in refusal(tmp_path / "other.pth", out)
     torch.save({"models": {"vgg": {}}}, tmp_path / "vgg.pth")
     assert "none of discriminator, generator" in refusal(tmp_path / "vgg.pth", out)
 

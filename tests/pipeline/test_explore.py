@@ -128,7 +128,7 @@ def test_a_photo_is_reconstructed_edited_and_saved(browser, page, checkpoint, tm
     browser.find_element(By.XPATH, "//*[text()='8x8']").click()
     seen = changed(seen, {4})
     second.send_keys(str(tmp_path / "broken.png"))
-    wait.until(lambda _: "no photo that can be read" in browser.page_source)
+    wait.until(lambda _: "this photo cannot be read" in browser.page_source)
     browser.find_elements(By.XPATH, "//*[text()='another']")[1].click()
     seen = changed(seen, {3, 4, 5})
 
@@ -141,7 +141,7 @@ def test_a_photo_is_reconstructed_edited_and_saved(browser, page, checkpoint, tm
     if "EXPLORER_SCREENSHOT" in os.environ:
         browser.save_screenshot(os.environ["EXPLORER_SCREENSHOT"])
 
-    name = browser.find_element(By.CSS_SELECTOR, "input[aria-label^='name of what']")
+    name = browser.find_element(By.CSS_SELECTOR, "input[aria-label^='name of the current']")
     name.send_keys("smile")
     browser.find_element(By.XPATH, "//*[text()='keep']").click()
     wait.until(lambda _: browser.find_elements(By.XPATH, "//*[text()='smile']"))  # a slider

@@ -257,12 +257,12 @@ def test_what_cannot_be_done_is_said_in_a_line(run, faces, tmp_path):
         said = refusal("generate", "--latents", tmp_path / f"{name}.npy")
         assert reason in said and f"{name}.npy" in said
     assert "resolution 32 is not one of 4, 8, 16" in refusal("generate", "--resolution", 32)
-    assert "makes no movie" in refusal("generate", out="x.mp4")
+    assert "writes no movie" in refusal("generate", out="x.mp4")
     assert "ends in .jpg" in refusal("generate", out="x.jpg")
     assert "exists: name" in refusal("generate", out="faces")
     assert "fewer than two" in refusal("interpolate", faces / "a.png")
-    assert "make no table" in refusal("mix", faces, "--rows", 4)
-    assert "there are 4 to 16" in refusal("mix", "--levels", "32-64")
+    assert "are too few for 4 rows" in refusal("mix", faces, "--rows", 4)
+    assert "the model has 4 to 16" in refusal("mix", "--levels", "32-64")
     (faces / "e.png").write_text("no image")
     assert "e.png: not an image of a known format" in refusal("reconstruct", faces)
     empty = tmp_path / "empty"

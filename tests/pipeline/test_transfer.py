@@ -93,5 +93,5 @@ def test_the_command_measures_a_checkpoint_on_toy_cars(tmp_path, capsys):
     found = json.loads((tmp_path / "t.json").read_text())
     assert set(found["values"]) == {f"mse_{kind}" for kind in transfer.KINDS}
     assert {"r2_azimuth_from_content", "r2_class_colour_from_class"} <= set(found["probes"])
-    with pytest.raises(SystemExit, match="LPIPS is for images from 32x32"):
+    with pytest.raises(SystemExit, match="LPIPS needs images of at least 32x32"):
         command.main([*given, "--vgg16", "x"])

@@ -110,7 +110,7 @@ def test_weights_alone_begin_another_schedule(dataset, parent, tmp_path):
     again, digest = parse(Config, content, "again"), Manifest.load(dataset).digest
     assert plan.continued(again, tmp_path / "tuned", digest, False).engine.precision == chosen
     content["shape"]["latent"] = 4
-    with pytest.raises(RuntimeError, match=r"does not fit the configuration: \S+ is of shape"):
+    with pytest.raises(RuntimeError, match=r"does not fit the configuration: \S+ has shape"):
         run(content, tmp_path / "other")
 
 
@@ -120,7 +120,7 @@ def test_weights_alone_begin_another_schedule(dataset, parent, tmp_path):
         (lambda c: c["stages"][0].update(lr=0.1), "stage 0 (4x4) is trained already"),
         (lambda c: c["stages"].pop(), "stage 1 is in training and is not in the new"),
         (lambda c: c["stages"][1].update(fade=0), "resolution and fade of stage 1"),
-        (lambda c: c["stages"][1].update(images=48), "images has to be at least 96"),
+        (lambda c: c["stages"][1].update(images=48), "images must be at least 96"),
         (lambda c: c["shape"].update(latent=4), "(4,"),
     ],
 )
@@ -152,9 +152,9 @@ def test_another_dataset_is_named_by_the_head_of_its_digest(dataset, parent):
 
 
 def test_a_wrong_branch_lists_the_checkpoints_there_are(parent, tmp_path):
-    with pytest.raises(ConfigError, match=r"at 65 images; there are: 64, .*160"):
+    with pytest.raises(ConfigError, match=r"at 65 images; it has: 64, .*160"):
         plan.branch(f"{parent}@65", tmp_path / "branch")
-    with pytest.raises(ConfigError, match="is no run with a checkpoint"):
+    with pytest.raises(ConfigError, match="is not the folder of a run with a checkpoint"):
         plan.branch(str(tmp_path), tmp_path / "branch")
     shutil.copytree(parent, tmp_path / "other")
     with pytest.raises(ConfigError, match="name another --output"):

@@ -1,4 +1,4 @@
-"""A training that stands still ends, and says where it stood."""
+"""A training that hangs ends, and names the section that it was in."""
 
 import time
 from pathlib import Path
