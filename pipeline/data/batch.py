@@ -1,4 +1,4 @@
-"""What a reader yields."""
+"""The batch that a reader yields."""
 
 from typing import NamedTuple
 
@@ -9,6 +9,6 @@ class Batch(NamedTuple):
     """Images and their classes: `images, labels = batch`."""
 
     images: Tensor
-    """uint8 (B, R, R, 3) as read; float32 (B, 3, R, R) in [-1, 1] as training gets them."""
+    """uint8 (B, R, R, 3) from a reader; float32 (B, 3, R, R) in [-1, 1] for training."""
     labels: Tensor | None
-    """int64 (B,), numbers of `Manifest.classes`; None where the dataset has none."""
+    """int64 (B,), indices into `Manifest.classes`; None if the dataset has no classes."""

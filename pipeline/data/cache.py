@@ -1,6 +1,6 @@
-"""A folder on this machine that keeps shards of a store, up to a size; its processes share it.
+"""A local cache of remote shards, bounded in size and shared by the processes of a machine.
 
-A shard is kept under its sha256, so that one folder serves any number of datasets and trainings.
+Shards are stored under their sha256, so datasets and trainings can share one folder.
 """
 
 import os
@@ -16,7 +16,7 @@ LOCKS = 64
 
 
 class Cache:
-    """At most `limit` bytes of shards in `folder`; the ones used last are kept."""
+    """At most `limit` bytes of shards in `folder`; the least recently used are evicted."""
 
     def __init__(self, folder: Path, limit: int):
         self.folder, self.limit = folder, limit
@@ -24,13 +24,13 @@ class Cache:
 
     @contextmanager
     def lock(self, shard: Shard) -> Iterator[None]:
-        """One process of this machine at a time fetches a shard; the others find it then."""
+        """Lets one process of this machine fetch a shard; the others wait and then find it."""
         number = int(shard.sha256[:8], 16) % LOCKS
         with FileLock(self.folder / f"lock-{number:02}"):
             yield
 
     def find(self, shard: Shard) -> Path | None:
-        """The path of a shard that is kept. It may vanish at any time; who has it open can read."""
+        """The path of a cached shard, or None. Eviction may unlink it; open files stay readable."""
         path = self._path(shard)
         try:
             os.utime(path)
@@ -39,11 +39,11 @@ class Cache:
         return path
 
     def begin(self, shard: Shard) -> "Copy":
-        """A copy to be written, and then to be kept or left."""
+        """A new copy to write to; finish with `keep` or `Copy.leave`."""
         return Copy(self.folder / f"{shard.sha256}.{os.getpid()}.partial")
 
     def keep(self, shard: Shard, copy: "Copy") -> None:
-        """Takes in a copy that is whole, and removes what was used longest ago."""
+        """Adds a complete copy, and evicts the least recently used shards."""
         if not copy.close():
             return
         copy.path.rename(self._path(shard))
@@ -62,7 +62,7 @@ class Cache:
             total -= size
 
     def drop(self, shard: Shard) -> None:
-        """Removes a shard, as it is damaged."""
+        """Removes a damaged shard."""
         self._path(shard).unlink(missing_ok=True)
 
     def _path(self, shard: Shard) -> Path:
@@ -70,7 +70,7 @@ class Cache:
 
 
 class Copy:
-    """A shard on its way into the cache. A disk that takes no more is announced once, no error."""
+    """A shard that is being written to the cache. A full disk prints one line and is no error."""
 
     def __init__(self, path: Path):
         self.path, self.file = path, None
@@ -83,14 +83,14 @@ class Copy:
                 self.file.write(data)
 
     def close(self) -> bool:
-        """Whether all of it is written."""
+        """Closes the file; True if all of it was written."""
         if self.file is not None:
             with self._announced():
                 self.file.close()
         return self.file is not None
 
     def leave(self) -> None:
-        """Removes what was written, unless it was kept."""
+        """Removes the partial file, unless the copy was kept."""
         self.path.unlink(missing_ok=True)
 
     @contextmanager
@@ -99,4 +99,4 @@ class Copy:
             yield
         except OSError as error:
             self.file = None
-            print(f"{self.path}: {error.strerror}; the shard is not kept", flush=True)
+            print(f"{self.path}: {error.strerror}; the shard is not cached", flush=True)

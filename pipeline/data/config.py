@@ -1,4 +1,4 @@
-"""Which dataset is read, and how."""
+"""The configuration of the dataset and its loader."""
 
 from typing import Annotated, Literal
 
@@ -15,33 +15,34 @@ class DataConfig:
     """The dataset and how it is read."""
 
     path: str
-    """The folder that dataprep/shard.py made, or its address: http://, https://, s3://, or pipe:
-    and a command that streams the file whose path is appended to it (pipe:ssh host cat /faces)."""
+    """The folder that dataprep/shard.py wrote, or its address: http://, https://, s3://, or pipe:
+    with a command to which a file's path is appended, and which streams the file
+    (pipe:ssh host cat /faces)."""
     loader: Literal["ffcv", "webdataset"] = "ffcv"
-    """The files that are read: both hold the same images, in the same order."""
+    """The file format to read: both hold the same images in the same order."""
     order: Literal["global", "shards"] = "global"
-    """global: any image may come anywhere in a pass, which needs local files. shards: the shards
-    in random order, and the images of each `window` of them mixed, so that they are read in
-    sequence. Both loaders give the same sequence for the same of these."""
+    """global: shuffles all images; needs local files. shards: shuffles the shards, and the images
+    within each `window` of shards, so that files are read in sequence. Both loaders give the same
+    sequence for the same order."""
     window: Annotated[int, Field(ge=1)] = 8
-    """Shards that are mixed, under data.order=shards; twice as many are held in memory."""
+    """Number of shards shuffled together for data.order=shards; memory holds twice as many."""
     flip: bool = True
-    """Mirror half of the images, drawn anew in each pass over the data."""
+    """Mirror half of the images, a new random half in each epoch."""
     verify: Literal["start", "off"] = "start"
-    """Read each file of a stage against its sha256 before the stage, once in a training: start."""
+    """start: verify the sha256 of each file of a stage before the stage, once per training."""
     workers: Annotated[int, Field(ge=1)] = 4
-    """Threads of each process that read and decode."""
+    """Threads per process that read and decode."""
     cache: str | None = None
-    """A folder of this machine that keeps shards of an address; all its processes share it. Without
-    it, each process of a training reads every shard from the store in each pass."""
+    """A local folder that caches shards of an address, shared by the processes of the machine.
+    Without it, each process reads every shard from the store in each epoch."""
     cache_gib: Positive = 50
-    """Size of the cache; the shards used longest ago are removed."""
+    """Size of the cache in GiB; the least recently used shards are evicted."""
     timeout: Positive = 30
-    """Seconds without a byte after which a connection to an address is made anew."""
+    """Seconds without a byte after which to reconnect to an address."""
     retry_seconds: Positive = 120
-    """Seconds for which a failing store is asked again before the training ends."""
+    """Seconds of retries of a failing store before the training ends."""
     allow_pipe: bool = False
-    """Let data.path be a command."""
+    """Allow data.path to be a command."""
 
     @property
     def remote(self) -> bool:

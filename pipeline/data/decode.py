@@ -1,4 +1,4 @@
-"""An encoded image to pixels, with errors that name where it lies."""
+"""Decodes images; errors name the file and the sample."""
 
 from io import BytesIO
 from pathlib import Path
@@ -8,27 +8,27 @@ from PIL import Image, UnidentifiedImageError
 
 from dataprep.manifest import DatasetError
 
-ENDINGS = ("png", "webp", "jpeg", "jpg")  # of the members of a tar that are images
+ENDINGS = ("png", "webp", "jpeg", "jpg")  # of tar members that are images
 AGAIN = "find all damage with dataprep/shard.py --verify"
 
 
 def sample(number: int) -> str:
-    """A sample of a beton, as the dataset numbers them."""
+    """A name for a sample of a beton, for messages."""
     return f"sample {number} (line {number + 1} of its split in index/)"
 
 
 def is_image(name: str) -> bool:
-    """Whether the member `name` of a tar is a sample's image, and not its class or notes."""
+    """Whether the tar member `name` is an image, not a class or metadata."""
     return ending_of(name) in ENDINGS
 
 
 def ending_of(name: str) -> str:
-    """As webdataset has it: what follows the first dot of a member's name."""
+    """The ending as webdataset defines it: all after the first dot of a member's name."""
     return name.rpartition("/")[2].partition(".")[2].lower()
 
 
 def decode(data: bytes, side: int, shard: Path | str, name: object) -> np.ndarray:
-    """uint8 (side, side, 3); DatasetError names the shard and the sample where that fails."""
+    """Decodes to uint8 (side, side, 3). DatasetError names the shard and the sample."""
     try:
         with Image.open(BytesIO(data)) as image:
             pixels = np.asarray(image)

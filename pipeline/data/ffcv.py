@@ -1,4 +1,4 @@
-"""Images and labels from a beton, by FFCV."""
+"""Reads images and labels from a beton with FFCV."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from pipeline.data.decode import AGAIN, sample
 
 
 class FFCVReader:
-    """Batches by index, read ahead by FFCV's threads."""
+    """Reads batches by index; FFCV's threads prefetch."""
 
     def __init__(self, manifest: Manifest, resolution: int, split: str, size: int, workers: int):
         with torch_threads():
@@ -21,7 +21,7 @@ class FFCVReader:
 
             from pipeline.data.ffcv_decoder import CheckedDecoder, check_tables
 
-            # These pipelines stay on the CPU; FFCV's threads would claim memory of the first GPU.
+            # These pipelines run on the CPU; FFCV's threads would allocate on the first GPU.
             epoch_iterator.IS_CUDA = False
             self.path, self.decoder = manifest.beton(resolution, split), CheckedDecoder()
             self.loader = Loader(
@@ -33,7 +33,7 @@ class FFCVReader:
                 drop_last=False,
                 pipelines={"image": [self.decoder, ToTensor()], "label": None},
             )
-        # FFCV holds the samples' metadata in memory; a pipeline for labels would be compiled.
+        # FFCV holds the samples' metadata in memory. A label pipeline would need compilation.
         reader = self.loader.reader
         check_tables(reader, self.path, resolution)
         field = f"f{reader.field_names.index('label')}"
@@ -42,9 +42,9 @@ class FFCVReader:
     def batches(self, indices: np.ndarray) -> Iterator[Batch]:
         """The samples at `indices`, in that order; the last batch may be smaller.
 
-        The images of a batch are valid until the next is asked for: FFCV uses their memory again.
+        The images of a batch are valid until the next batch: FFCV reuses their memory.
         """
-        # FFCV takes an order of its own making by name only; the loader reads it from here.
+        # FFCV's API accepts named orders only; the loader reads the indices from here.
         self.loader.traversal_order.indices = indices
         self.loader.first_traversal_order = indices
         with torch_threads():
@@ -57,9 +57,9 @@ class FFCVReader:
             yield Batch(images, None if self.labels is None else self.labels[chosen])
 
     def _check(self) -> None:
-        """DatasetError where an image, of this batch or of those read ahead, cannot be decoded.
+        """DatasetError if an image of this batch or of a prefetched one cannot be decoded.
 
-        Raw pixels are not known from others: dataprep/shard.py --verify finds their damage.
+        Damage of raw pixels goes undetected here; dataprep/shard.py --verify finds it.
         """
         if (number := int(self.decoder.damaged[0])) >= 0:
             raise DatasetError(f"{self.path}: {sample(number)} cannot be decoded; {AGAIN}")
@@ -67,7 +67,7 @@ class FFCVReader:
 
 @contextmanager
 def torch_threads() -> Iterator[None]:
-    """Gives torch back its number of threads: FFCV sets it to that of its own readers."""
+    """Restores torch's number of threads, which FFCV sets to the number of its readers."""
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)

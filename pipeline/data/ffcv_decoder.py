@@ -1,6 +1,6 @@
-"""What FFCV does not check: an image that cannot be decoded, and a table that points elsewhere.
+"""Checks that FFCV lacks: images that cannot be decoded, and invalid entries of a beton's tables.
 
-Imports ffcv, which takes seconds: `pipeline.data.ffcv` imports this when it is needed.
+Importing ffcv takes seconds, so `pipeline.data.ffcv` imports this module only when needed.
 """
 
 from pathlib import Path
@@ -17,9 +17,9 @@ from pipeline.data.decode import AGAIN, sample
 
 
 class CheckedDecoder(SimpleRGBImageDecoder):
-    """Decodes images of one size, and notes the number of one where libjpeg fails.
+    """Decodes images of one size, and records the index of an image if libjpeg fails.
 
-    FFCV's own leaves what was in the memory before in the place of such an image.
+    FFCV's own decoder would return the previous content of the memory for such an image.
     """
 
     def __init__(self):
@@ -30,7 +30,7 @@ class CheckedDecoder(SimpleRGBImageDecoder):
         read, images = self.memory_read, Compiler.get_iterator()
         from_jpeg, copy = Compiler.compile(imdecode), Compiler.compile(memcpy)
         jpeg = IMAGE_MODES["jpg"]
-        noted = self.damaged.ctypes.data  # compiled code may write to an address, and to no array
+        noted = self.damaged.ctypes.data  # compiled code can write to an address, not to an array
 
         def decode(batch, pixels, metadata, storage):
             for place in images(len(batch)):
@@ -52,9 +52,9 @@ class CheckedDecoder(SimpleRGBImageDecoder):
 
 
 def check_tables(reader: Reader, path: Path, side: int) -> None:
-    """DatasetError where a sample's entry in a beton's tables cannot be right.
+    """DatasetError if a sample's entry in a beton's tables is invalid.
 
-    FFCV copies as many bytes as the table says to wherever an image should be.
+    FFCV copies the number of bytes in the table to the memory of the image without a check.
     """
     about = reader.metadata["f0"]
     place = np.minimum(

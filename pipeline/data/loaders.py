@@ -1,7 +1,7 @@
-"""Images to train on and to measure by, read from a prepared dataset: by FFCV, from its
-tars, or from tars at an address.
+"""Reads training and test images from a prepared dataset: with FFCV, from local tars, or from tars
+at an address.
 
-All readers give the same for the same indices; which indices, `pipeline.data.order` says.
+All readers give the same images for the same indices; `pipeline.data.order` gives the indices.
 """
 
 import os
@@ -20,11 +20,11 @@ from pipeline.data.ffcv import FFCVReader
 from pipeline.data.streaming import StreamReader
 from pipeline.data.tars import TarReader
 
-SEGMENT = 1 << 17  # images of one process for which the order is laid out at a time
+SEGMENT = 1 << 17  # images of one process whose order is computed at a time
 
 
 def reader(config: DataConfig, manifest: Manifest, resolution: int, split: str, size: int):
-    """What reads batches of `size` samples of one resolution and split by their indices."""
+    """A reader of batches of `size` samples of one resolution and split, by index."""
     workers = min(config.workers, os.cpu_count() or 1)
     if config.loader == "webdataset" and (config.remote or config.order == "shards"):
         return StreamReader(config, manifest, resolution, split, size, workers)
@@ -35,12 +35,12 @@ def reader(config: DataConfig, manifest: Manifest, resolution: int, split: str, 
 
 
 def to_float(images: Tensor, device: torch.device) -> Tensor:
-    """uint8 (B, R, R, 3) to float32 (B, 3, R, R) in [-1, 1] on `device`, channels last inside."""
+    """uint8 (B, R, R, 3) to float32 (B, 3, R, R) in [-1, 1] on `device`, channels last."""
     return sent(images, device).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def sent(x: Tensor, device: torch.device) -> Tensor:
-    """`x` on `device`: to a GPU from page-locked memory, so that nothing waits for the copy."""
+    """`x` on `device`; copies to a GPU asynchronously, from page-locked memory."""
     return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
 
 
@@ -58,7 +58,7 @@ def training_images(
     micro_batch: int,
     device: torch.device,
 ) -> Iterator[Batch]:
-    """The micro-batches that begin at the positions `starts`: x (micro_batch, 3, R, R), labels."""
+    """The micro-batches at the positions `starts`: x (micro_batch, 3, R, R) and labels."""
     source = reader(config, manifest, resolution, "train", micro_batch)
     size, offsets = manifest.count("train"), np.arange(micro_batch)
     shards = None
@@ -83,7 +83,7 @@ def split_images(
     size: int,
     device: torch.device,
 ) -> Iterator[Batch]:
-    """Samples of a split at `indices`: x (size or fewer, 3, R, R), not mirrored, and labels."""
+    """Samples of a split at `indices`: x (up to size, 3, R, R), not mirrored, and labels."""
     for batch in reader(config, manifest, resolution, split, size).batches(indices):
         yield on_device(batch, device)
 
@@ -97,9 +97,9 @@ def drawn_images(
     batches: int,
     size: int,
 ) -> Iterator[Batch]:
-    """Up to `batches` batches of `size` training images, each at most once, not mirrored.
+    """Up to `batches` batches of `size` random training images, without repetition or mirroring.
 
-    A training split below `size` is one batch.
+    A training split smaller than `size` is one batch.
     """
     count = manifest.count("train")
     indices = np.random.default_rng(seed).permutation(count)[: batches * size]

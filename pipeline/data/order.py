@@ -1,12 +1,11 @@
-"""Which image comes when: a pure function of (seed, images seen), whatever reads it and wherever.
+"""The order of training images: a pure function of (seed, images seen), the same for all readers.
 
-Positions count the images that a training sees, from 0 and without end. Each pass over the data
-has a permutation and a set of flips of its own. A step sees the `batch` positions from where it
-starts; they fall into micro-batches of neighbours, and micro-batch j of each step belongs to the
-process of rank j modulo the number of processes.
+Positions count the images that a training sees, from 0 without end. Each epoch has its own
+permutation and mirror flags. A step takes the next `batch` positions and splits them into
+contiguous micro-batches; micro-batch j of a step belongs to rank j modulo the number of processes.
 
-The permutation is of all images, or, so that they can be read in sequence, of the shards that hold
-them, and then of the images in each window of several shards.
+The permutation shuffles all images, or, for sequential reading, the shards and then the images in
+each window of several shards.
 """
 
 from dataclasses import dataclass
@@ -17,15 +16,15 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Shards:
-    """The order in which images are read in sequence."""
+    """The order of images for sequential reading."""
 
     samples: tuple[int, ...]
-    """Images in each shard."""
+    """Number of images in each shard."""
     window: int
-    """Shards that are mixed with each other."""
+    """Number of shards whose images are shuffled together."""
 
     def permutation(self, rng: np.random.Generator) -> np.ndarray:
-        """All images, (N,) int64: shards in random order, mixed by the window."""
+        """All images, (N,) int64: shards in random order, images shuffled within each window."""
         ends = np.cumsum(self.samples)
         chosen, order = rng.permutation(len(ends)), []
         for first in range(0, len(chosen), self.window):
@@ -39,7 +38,7 @@ class Shards:
 def _epoch(
     seed: int, epoch: int, size: int, shards: Shards | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One pass over `size` images: their order, and which of the positions are mirrored."""
+    """One epoch of `size` images: their order, and a mirror flag per position."""
     rng = np.random.Generator(np.random.PCG64([seed, epoch]))
     order = rng.permutation(size) if shards is None else shards.permutation(rng)
     return order, rng.random(size) < 0.5
@@ -48,7 +47,7 @@ def _epoch(
 def samples(
     seed: int, positions: np.ndarray, size: int, shards: Shards | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The images at `positions` of a training on `size` images: indices, and whether mirrored."""
+    """The images at `positions` of a training on `size` images: indices and mirror flags, (P,)."""
     indices, flips = np.empty(len(positions), np.int64), np.empty(len(positions), bool)
     epochs, places = np.divmod(positions, size)
     for epoch in np.unique(epochs):
@@ -59,6 +58,6 @@ def samples(
 
 
 def starts(first: int, last: int, batch: int, micro_batch: int, rank: int, world: int):
-    """Where the micro-batches of one process start, in steps from `first` up to `last` images."""
+    """The start positions of one process's micro-batches, for steps from `first` to `last`."""
     for step in range(first, last, batch):
         yield from range(step + rank * micro_batch, step + batch, world * micro_batch)

@@ -1,7 +1,7 @@
-"""Images and labels from tars that are read in sequence by webdataset: from files, the web, or S3.
+"""Reads images and labels sequentially from tars with webdataset: from files, HTTP or S3.
 
-A tar is read whole, and its sha256 compared, before an image of it is given. As many are held in
-memory as two windows of the order have, and of those the images that this process is to see.
+A tar is read completely and its sha256 verified before any of its images is yielded. Memory holds
+two windows of tars, and of these only the images for this process.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ CHUNK = 1 << 18
 
 
 class Sample(NamedTuple):
-    """One sample as a tar holds it."""
+    """One sample of a tar, encoded."""
 
     shard: str
     name: str
@@ -40,7 +40,7 @@ class Sample(NamedTuple):
 
 
 class StreamReader:
-    """Batches by index; each group of indices that come from few shards is read ahead."""
+    """Reads batches by index; prefetches the next group of indices, which needs few shards."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class StreamReader:
         return decode(sample.image, self.side, sample.shard, sample.name), sample.label
 
     def _samples(self, indices: np.ndarray, pool: ThreadPoolExecutor) -> Iterator[Sample]:
-        """The samples at `indices`, encoded; while those of a group are given, the next is read."""
+        """The encoded samples at `indices`; reads the next group while it yields one."""
         numbers = np.searchsorted(self.ends, indices, "right")
         ahead = deque()
         for first, last in groups(numbers, self.window):
@@ -114,7 +114,7 @@ class StreamReader:
             yield found[index]
 
     def _read(self, number: int, wanted: set[int]) -> dict[int, Sample]:
-        """The samples at the indices `wanted` of a shard, from the cache where there is one."""
+        """The samples at the indices `wanted` of a shard, from the cache if there is one."""
         shard = self.shards[number]
         first = int(self.ends[number]) - shard.samples
         wanted = {index - first for index in wanted}
@@ -131,7 +131,7 @@ class StreamReader:
             try:
                 return self._stream(shard, path, wanted)
             except DatasetError as error:
-                print(f"{error}; it is read from {shard.path} again", flush=True)
+                print(f"{error}; reading {shard.path} again", flush=True)
                 self.cache.drop(shard)
         copy = self.cache.begin(shard)
         try:
@@ -144,7 +144,7 @@ class StreamReader:
     def _stream(
         self, shard: Shard, path: Path | str, wanted: set[int], copy: Copy | None = None
     ) -> dict[int, Sample]:
-        """The samples at the places `wanted` in a tar, once all of it is as the manifest says."""
+        """The samples at the places `wanted` in a tar, after it is verified. DatasetError."""
         try:
             source = webdataset.gopen(str(path), **self._how(shard, path))
         except OSError as error:
@@ -168,14 +168,14 @@ class StreamReader:
         return found
 
     def _how(self, shard: Shard, path: Path | str) -> dict:
-        """What an opener needs to know of a file at an address."""
+        """Arguments of the opener of a file at an address."""
         if isinstance(path, Path):
             return {}
         return {"size": shard.bytes, "patience": self.patience, "stopped": self.stopped}
 
     @staticmethod
     def _tar(path: Path | str, stream: io.RawIOBase) -> Iterator[Sample]:
-        """The samples of a tar with an image, by webdataset's pipeline."""
+        """The samples of a tar that have an image, by webdataset's pipeline."""
         source = {"url": str(path), "stream": io.BufferedReader(stream, CHUNK)}
         for sample in group_by_keys(tar_file_expander([source])):
             for ending in ENDINGS:
@@ -187,7 +187,7 @@ class StreamReader:
 
 
 def groups(numbers: np.ndarray, window: int) -> list[tuple[int, int]]:
-    """Where to cut `numbers` so that no piece has more than `window` different ones."""
+    """Splits `numbers` into ranges with at most `window` distinct numbers each."""
     cuts, seen = [0], set()
     for place, number in enumerate(numbers.tolist()):
         if number not in seen:
@@ -199,7 +199,7 @@ def groups(numbers: np.ndarray, window: int) -> list[tuple[int, int]]:
 
 
 class Checked(io.RawIOBase):
-    """The bytes of the tar at `path`, hashed as they are read, and copied where they are kept."""
+    """A stream of the tar at `path` that hashes the bytes, and writes them to `copy` if given."""
 
     def __init__(self, path: Path | str, source, copy: Copy | None = None):
         self.path, self.source, self.copy = path, source, copy
@@ -228,12 +228,12 @@ class Checked(io.RawIOBase):
         return len(data)
 
     def drain(self) -> None:
-        """Reads what is behind the last sample; DatasetError where reading has failed."""
+        """Reads the rest after the last sample; DatasetError if reading has failed."""
         while self.read(CHUNK):
             pass
 
     def compare(self, shard: Shard) -> None:
-        """DatasetError unless what was read is what the manifest says."""
+        """DatasetError unless size and sha256 match the manifest."""
         found = self.sha256.hexdigest()
         if self.bytes != shard.bytes or found != shard.sha256:
             raise DatasetError(
@@ -243,12 +243,12 @@ class Checked(io.RawIOBase):
 
 
 def register_openers() -> None:
-    """Has webdataset open addresses by `dataprep.store`.
+    """Makes webdataset open addresses with `dataprep.store`.
 
-    Its own opener of http:// runs curl, which waits for ever where an answer stalls, tries 30 times
-    in silence where the server is away, and not again where an answer ends early; without a
-    Content-Length that is no error, and the samples behind it are missing (webdataset 1.0.2). For
-    s3:// it has no opener, and its pipe: runs a shell.
+    webdataset 1.0.2 opens http:// with curl, which hangs if a response stalls, and silently retries
+    30 times if the server is down, but not if a response is cut off. A response that is cut off
+    without a Content-Length is no error, and its last samples are lost. webdataset has no opener
+    for s3://, and its pipe: runs a shell.
     """
     for scheme in ("http", "https", "s3", "pipe"):
         gopen_schemes[scheme] = open_stream

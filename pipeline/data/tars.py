@@ -1,7 +1,7 @@
-"""Images and labels from local tars, at their offsets, which are read when they are first needed.
+"""Reads images and labels from local tars by offset.
 
-A dataset may have any number of tars: few are open at a time, and none is read before an image of
-it is asked for.
+A dataset may have any number of tars: few are open at a time, and a tar is indexed when one of its
+images is first needed.
 """
 
 import os
@@ -19,19 +19,19 @@ from dataprep.manifest import DatasetError, Manifest, Shard
 from pipeline.data.batch import Batch
 from pipeline.data.decode import decode, ending_of, is_image
 
-OPEN = 16  # tars that a reader holds open
+OPEN = 16  # tars that a reader keeps open
 MEMBER = np.dtype([("offset", "<i8"), ("size", "<i4"), ("label", "<i4")])
 
 
 class TarReader:
-    """Batches by index, decoded ahead by threads."""
+    """Reads batches by index; threads decode ahead."""
 
     def __init__(self, manifest: Manifest, resolution: int, split: str, size: int, workers: int):
         self.side, self.size, self.workers = resolution, size, workers
         self.labelled = bool(manifest.classes)
         self.shards = manifest.tars(resolution, split)
         self.ends = np.cumsum([shard.samples for shard in self.shards])
-        self.members: dict[int, np.ndarray] = {}  # of the shards that were asked for
+        self.members: dict[int, np.ndarray] = {}  # of the shards used so far
         self.opened = lru_cache(OPEN)(File)
 
     def batches(self, indices: np.ndarray) -> Iterator[Batch]:
@@ -55,7 +55,7 @@ class TarReader:
         number = int(np.searchsorted(self.ends, index, "right"))
         shard = self.shards[number]
         file = self.opened(shard)
-        if number not in self.members:  # two threads may both look: they find the same
+        if number not in self.members:  # two threads may both compute it, with equal results
             self.members[number] = members(shard)
         offset, size, label = self.members[number][index - self.ends[number]].tolist()
         data = file.read(offset, size)
@@ -63,7 +63,7 @@ class TarReader:
 
 
 class File:
-    """An open tar; closed once nobody holds it, also where the cache has dropped it meanwhile."""
+    """An open tar; closed with its last reference, which may outlive its entry in the cache."""
 
     def __init__(self, shard: Shard):
         self.descriptor = None
@@ -86,7 +86,7 @@ class File:
 
 
 class Name:
-    """The name of the image at an offset of a tar, looked up when it is to be printed."""
+    """The name of the image at an offset of a tar, looked up when it is printed."""
 
     def __init__(self, path: Path | str, offset: int):
         self.path, self.offset = path, offset
@@ -97,7 +97,7 @@ class Name:
 
 
 def members(shard: Shard) -> np.ndarray:
-    """Where the images of a tar lie, and their labels, -1 without: (samples,) of MEMBER."""
+    """Offsets, sizes and labels (-1 if none) of the images of a tar: (samples,) of MEMBER."""
     found, labels = [], {}
     try:
         with tarfile.open(shard.path, "r:") as tar:

@@ -1,7 +1,6 @@
-"""Each file of a stage, read once against the sha256 that the manifest has of it.
+"""Verifies each file of a stage once against its sha256 in the manifest.
 
-A bit that flipped on a disk or on the way there is otherwise trained on in silence: raw images have
-no checksums of their own.
+Raw images have no checksums, so a flipped bit would otherwise go undetected into the training.
 """
 
 import contextlib
@@ -22,11 +21,11 @@ def verify(
     manifest: Manifest, loader: str, resolution: int, record: Path, group: dist.ProcessGroup,
     heartbeat: Callable[[], None],
 ) -> int:  # fmt: skip
-    """Reads the files of a resolution that `loader` uses; how many bytes were read by all.
+    """Verifies the files of a resolution that `loader` uses; returns the bytes read by all.
 
-    Every process of `group` must call and reads its share; it calls `heartbeat` between blocks.
-    Files that have been read before, and have not changed in size or time since, are not read
-    again: `record`, a file, remembers them. DatasetError, on all processes, names what is wrong.
+    Every process of `group` must call; each reads its share, and calls `heartbeat` between blocks.
+    The file `record` lists verified files; they are not read again while size and time are
+    unchanged. DatasetError, on all processes, names the damaged files.
     """
     rank, world = dist.get_rank(group), dist.get_world_size(group)
     shared: list = [_known(record) if rank == 0 else None]
@@ -53,13 +52,13 @@ def verify(
             f"dataprep/shard.py --verify {manifest.folder}; data.verify=off would train on it"
         )
     if rank == 0 and due:
-        with contextlib.suppress(OSError), whole(record) as beside:  # then it is read again
+        with contextlib.suppress(OSError), whole(record) as beside:  # without it, verified again
             beside.write_text(json.dumps(shared[0] | states, indent=1) + "\n")
     return sum(file["bytes"] for file in due)
 
 
 def sha256(path: Path, heartbeat: Callable[[], None]) -> str:
-    """Of a file's content, in hexadecimal; where it cannot be read, why."""
+    """The sha256 of a file, in hexadecimal; the reason if it cannot be read."""
     digest = hashlib.sha256()
     try:
         with path.open("rb") as file:
@@ -72,7 +71,7 @@ def sha256(path: Path, heartbeat: Callable[[], None]) -> str:
 
 
 def _state(path: Path, file: dict) -> list:
-    """What changes where a file is written to: and what it was compared with."""
+    """The expected sha256, and the size and time of the file, None if it is missing."""
     try:
         about = path.stat()
     except OSError:

@@ -1,9 +1,9 @@
 """The interface of a family of networks, for training (`Networks`) and users (`pipeline.load`).
 
 A family is a package beside this module: a shape, which `pipeline.networks.Shape` lists, and an
-`nn.Module` that the shape builds. Trainer, schedule, checkpoints and metrics use these methods
-alone. Styles, noise, fade-in, labels, the partition of batches and ranges of images stay in the
-family.
+`nn.Module` built from the shape. Trainer, schedule, checkpoints and metrics use only these methods.
+Styles, noise, fade-in, labels, the partition of batches and the range of pixel values are internal
+to the family.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 from pipeline.objective import Model
 
-# What convolutions and linear maps compute in; parameters stay float32.
+# Precision of convolutions and linear maps in training; parameters are float32.
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 PRECISIONS = ("fp32", "bf16", "fp64")
-"""What a trained model computes in."""
+"""Precisions of a trained model."""
 
 
 class ModelError(Exception):
-    """A request that the model does not support; the message names what it does."""
+    """A request that the model does not support; the message names the supported ones."""
 
 
 class ResolutionModel(Model, Protocol):
@@ -65,29 +65,30 @@ class Networks(Protocol):
     device: torch.device
 
     def initialize(self, seed: int) -> None:
-        """Draws the initial weights, each by its name: larger networks begin with the same."""
+        """Draws the initial weights, deterministic in `seed`."""
 
     def parameters_at(self, resolution: int) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-        """Parameters that train at `resolution`: the encoder's, and the decoder's."""
+        """The parameters that train at `resolution`: the encoder's and the decoder's."""
 
     def training_at(self, resolution: int, alpha: float, precision: str) -> ResolutionModel:
-        """The networks as they are trained, computing in `precision`, a key of DTYPES."""
+        """The networks for training, in `precision`, a key of DTYPES."""
 
     def stepped(self, images: int, batch: int) -> None:
-        """Called after each step of both networks, of `batch` images, with the images seen."""
+        """The trainer calls this after each step of `batch` images, with the images seen."""
 
     def derived(self, images: Images) -> dict[str, Tensor]:
-        """Tensors that follow from the weights, and from training images where a family needs them;
-        saved with the averaged weights."""
+        """Tensors computed from the weights, and from training images if a family needs them; saved
+        with the averaged weights."""
 
     def at(
         self, resolution: int, alpha: float, derived: dict[str, Tensor], precision: str = "fp32"
     ) -> ResolutionModel:
-        """The networks as they are measured and shown."""
+        """The networks for evaluation and pictures."""
 
     def trained(self, derived: dict[str, Tensor], about: dict[str, Any], precision: str) -> Any:
-        """The model that `pipeline.load` gives: of a checkpoint's `derived` tensors (empty where it
-        has none) and `checkpoint.json`, in one of PRECISIONS. Its `measured` is what `at` gives."""
+        """The model that `pipeline.load` returns, in one of PRECISIONS. `derived` are the derived
+        tensors of the checkpoint, or {}; `about` is its checkpoint.json. Its attribute `measured`
+        is the result of `at`."""
 
 
 def autocast(device: torch.device, precision: str):
@@ -96,15 +97,15 @@ def autocast(device: torch.device, precision: str):
 
 
 def full_precision(x: Tensor) -> Tensor:
-    """`x` in at least float32: statistics, norms and sums are never taken in half precision."""
+    """`x` in at least float32, for statistics, norms and sums."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 @contextmanager
 def casts_kept() -> Iterator[None]:
-    """Each weight is cast to half precision once in here, not once for each pass.
+    """Casts each weight to half precision once inside the context, not once per pass.
 
-    Not to be held over a change of the weights.
+    The weights must not change inside the context.
     """
     torch.autocast_increment_nesting()
     try:

@@ -1,4 +1,4 @@
-"""Directions in w: the principal ones, those that a user has named, and moves along both."""
+"""Principal and named directions in w, and edits along them."""
 
 import json
 from pathlib import Path
@@ -13,9 +13,9 @@ from pipeline.records.files import whole
 
 
 def directions(model: Model, count: int, draws: int = 16_384) -> Tensor:
-    """The principal components of w over the prior, each as long as its standard deviation.
+    """The principal components of w over the prior, scaled by their standard deviations.
 
-    (count, latent), by falling length. The sign is that of the largest entry, positive.
+    (count, latent), by descending length; signs make the entry of largest magnitude positive.
     """
     w = model.styles(model.prior(draws, seed=0)).double()
     _, values, vectors = torch.linalg.svd(w - w.mean(0), full_matrices=False)
@@ -33,8 +33,8 @@ def edit(
     sides: list[int],
     psi: float,
 ) -> Tensor:
-    """Styles (1, layers, latent): the first face moved along the axes, by `moves` in standard
-    deviations, with the second face's at the resolutions `sides`; then drawn to the mean."""
+    """Styles (1, layers, latent): moves the first face along `axes` by `moves` standard deviations,
+    takes the second face's styles at the resolutions `sides`, and truncates by `psi`."""
     first, second = faces
     w = first + torch.tensor(moves).to(axes) @ axes
     rows = [4 << (row // 2) for row in range(style_layers(model.resolution))]
@@ -43,13 +43,13 @@ def edit(
 
 
 class Named:
-    """Directions of w that have names, in a JSON file {name: [latent numbers]}."""
+    """Named directions of w, in a JSON file {name: [latent numbers]}. ModelError."""
 
     def __init__(self, path: Path, latent: int):
         self.path, self.latent = path, latent
         self.all: dict[str, list[float]] = json.loads(path.read_text()) if path.exists() else {}
         if any(len(direction) != latent for direction in self.all.values()):
-            raise ModelError(f"{path} holds directions that are not of {latent} numbers")
+            raise ModelError(f"{path}: a direction does not have {latent} numbers")
 
     def keep(self, name: str, direction: Tensor) -> None:
         self.all[name] = direction.tolist()

@@ -20,18 +20,18 @@ BATCH = 16  # images in the networks at once
 
 
 class SourceError(Exception):
-    """Images or latents that cannot be read; the message names them."""
+    """An input that cannot be read; the message names it."""
 
 
 def in_batches(function: Callable[[Any], Tensor], x: Tensor | list[Path]) -> Iterator[Tensor]:
-    """`function` of BATCH of `x` at a time."""
+    """Applies `function` to batches of up to BATCH of `x`."""
     for first in range(0, len(x), BATCH):
         yield function(x[first : first + BATCH])
 
 
 def image_files(paths: list[Path]) -> list[Path]:
-    """`paths`, with the images in a folder in its place, by name, as preparation takes them; what
-    else lies there is counted on the terminal. SourceError."""
+    """`paths`, with each folder replaced by its images, sorted by name, by the rules of
+    dataprep/shard.py; prints the number of other files to stderr. SourceError."""
     found = []
     for path in paths:
         if not path.is_dir():
@@ -43,13 +43,13 @@ def image_files(paths: list[Path]) -> list[Path]:
         if not images:
             raise SourceError(f"{path} holds no images")
         if others:
-            print(f"{path}: {len(others)} are no images ({others[0].name})", file=sys.stderr)
+            print(f"{path}: {len(others)} are not images ({others[0].name})", file=sys.stderr)
         found += images
     return found
 
 
 def read_images(paths: list[Path], resolution: int) -> Tensor:
-    """Image files as (N, 3, R, R) in [-1, 1]: the square in the middle, scaled. SourceError."""
+    """Image files as (N, 3, R, R) in [-1, 1]: the central square, scaled. SourceError."""
     return to_float(
         torch.from_numpy(np.stack([_read(p, resolution) for p in paths])), torch.device("cpu")
     )
@@ -63,10 +63,10 @@ def _read(path: Path, resolution: int) -> np.ndarray:
 
 
 def read_image(content: bytes, resolution: int) -> np.ndarray:
-    """The square in the middle of an image file, upright, at the resolution: uint8 (R, R, 3).
+    """The central square of an image file, upright, at the resolution: uint8 (R, R, 3).
 
-    The same pixels as a dataset with this as its --max-resolution has; a smaller image, which that
-    would not take, is enlarged. BadImageError.
+    Equals the pixels of a dataset with this --max-resolution. A smaller image is enlarged, where
+    dataprep/shard.py would reject it. BadImageError.
     """
     pixels = decode(content)
     square = squared(pixels, "centre")
@@ -85,9 +85,9 @@ def read_latents(path: Path, model: Model) -> Tensor:
         raise SourceError(f"{path}: {reason}") from None
     shape = getattr(array, "shape", None)
     if shape is None or len(shape) != 2 or shape[1] != model.latent or not shape[0]:
-        raise SourceError(f"{path} should hold latents (N, {model.latent}), not {shape}")
+        raise SourceError(f"{path} must hold latents (N, {model.latent}), not {shape}")
     if array.dtype.kind != "f" or not np.isfinite(array).all():
-        raise SourceError(f"{path} should hold finite floating-point numbers")
+        raise SourceError(f"{path} must hold finite floating-point numbers")
     return torch.from_numpy(array)
 
 
@@ -99,8 +99,8 @@ def find_z(
     seed: int,
     label: Tensor | None = None,
 ) -> Tensor:
-    """z (N, latent): mu of the images, all of the class `label` (1,), else the latents of the file,
-    else `count` draws."""
+    """z (N, latent): mu of the images with the class `label` (1,), else the latents of the file,
+    else `count` draws of the prior."""
 
     def encoded(files: list[Path]) -> Tensor:
         said = {} if label is None else {"labels": label.expand(len(files))}
@@ -112,7 +112,7 @@ def find_z(
 
 
 def find_w(model: Model, images: list[Path], latents: Path | None, count: int, seed: int) -> Tensor:
-    """w (N, latent) of the same."""
+    """w (N, latent), from the same inputs as `find_z`."""
     if images:
         files = image_files(images)
         return torch.cat(

@@ -1,4 +1,4 @@
-"""Writes images as a grid, a folder of PNGs, an array or a movie, chosen by the file's ending."""
+"""Writes images as a grid, a folder of PNGs, an array or a movie; the file's ending decides."""
 
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
@@ -15,20 +15,20 @@ from pipeline.records.files import whole
 
 MOVIES = (".mp4", ".gif")
 KINDS = "NAME.png (a grid), NAME.npy, NAME.mp4 or NAME.gif, or a folder that does not exist"
-MOVIE_SIDE = 256  # pixels: smaller frames are enlarged to about this, each pixel a square
+MOVIE_SIDE = 256  # pixels: smaller frames are enlarged to about this by repeating pixels
 
 
 class OutputError(Exception):
-    """An output that cannot be written; the message names what can."""
+    """An output that cannot be written; the message names the valid kinds."""
 
 
 def check(out: Path, read: Iterable[Path] = ()) -> None:
-    """OutputError where `write` would not take the name, or it is that of a file to be `read`, or
-    of one in a folder."""
+    """OutputError if `write` does not accept `out`, or if `out` is an input: a path in `read` or a
+    file in a folder there."""
     for path in read:
         for file in [path, *(path.iterdir() if path.is_dir() else ())]:
             if out.exists() and file.exists() and out.samefile(file):
-                raise OutputError(f"{out} is read, and would be overwritten: choose another --out")
+                raise OutputError(f"{out} is also an input: choose another --out")
     if out.is_dir():
         raise OutputError(f"{out} exists: name {KINDS}")
     if out.suffix not in ("", ".png", ".npy", *MOVIES):
@@ -40,10 +40,10 @@ def check(out: Path, read: Iterable[Path] = ()) -> None:
 def write(
     out: Path, batches: Iterable[Tensor], count: int, columns: int, frame_rate: int = 25
 ) -> None:
-    """Writes `count` images (B, 3, R, R), about [-1, 1], that come in batches.
+    """Writes `count` images from batches (B, 3, R, R), about [-1, 1].
 
     A grid has rows of `columns`. An array is (count, 3, R, R) float32, not clipped. OSError,
-    OutputError; then nothing is written.
+    OutputError; after an error nothing is written.
     """
     check(out)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -86,7 +86,7 @@ def _frames(batches: Iterable[Tensor]) -> Iterator[np.ndarray]:
 
 
 def _mp4(path: Path, frames: Iterator[np.ndarray], frame_rate: int) -> None:
-    """H.264 in 4:2:0, which every player and browser shows."""
+    """H.264 in 4:2:0, which common players and browsers support."""
     import av
 
     with av.open(str(path), "w", format="mp4") as movie:

@@ -151,7 +151,7 @@ def test_folders_of_photographs(run, faces, tmp_path, capsys):
     np.testing.assert_array_equal(
         np.load(run("reconstruct", faces, "--noise", "off", out="y.npy")), before
     )
-    assert "faces: 1 are no images (a.HEIC)" in capsys.readouterr().err
+    assert "faces: 1 are not images (a.HEIC)" in capsys.readouterr().err
 
 
 def test_what_is_read_is_not_overwritten(run, faces, tmp_path):
@@ -165,7 +165,7 @@ def test_what_is_read_is_not_overwritten(run, faces, tmp_path):
         (("mix", faces / "a.png", faces / "b.jpg"), "faces/../faces/a.png"),
         (("generate", "--latents", tmp_path / "z.npy"), "z.npy"),
     ):
-        with pytest.raises(SystemExit, match="is read, and would be overwritten"):
+        with pytest.raises(SystemExit, match="is also an input"):
             run(*arguments, out=out)
     assert {path: path.read_bytes() for path in before} == before
     assert (tmp_path / "link.png").is_symlink()
@@ -249,7 +249,7 @@ def test_what_cannot_be_done_is_said_in_a_line(run, faces, tmp_path):
     np.save(tmp_path / "nan.npy", np.full((2, 8), np.nan))
     np.save(tmp_path / "objects.npy", np.array([object()]), allow_pickle=True)
     for name, reason in (
-        ("wrong", r"should hold latents (N, 8), not (2, 9)"),
+        ("wrong", r"must hold latents (N, 8), not (2, 9)"),
         ("nan", "finite"),
         ("objects", "not an .npy file of numbers"),
         ("absent", "No such file"),

@@ -96,7 +96,7 @@ def test_translate(checkpoint, pictures, tmp_path):
     torch.testing.assert_close(made, expected)
     assert run("translate", checkpoint, tmp_path / "t.png", pictures[0], folder).size == (200, 134)
     for read in (pictures[0], folder / "b.png"):
-        with pytest.raises(SystemExit, match="is read, and would be overwritten"):
+        with pytest.raises(SystemExit, match="is also an input"):
             run("translate", checkpoint, read, pictures[0], folder)
 
 

@@ -1,4 +1,4 @@
-"""Differentiable augmentation of what the encoder sees (spec F)."""
+"""Differentiable augmentation of the encoder's input (spec F)."""
 
 import torch
 import torch.nn.functional as F
@@ -13,18 +13,18 @@ AREA, ASPECT = (
 
 
 def augment(x: Tensor) -> Tensor:
-    """Shifts half of the images x (B, C, R, R) and erases a rectangle of half; 0 where nothing is.
+    """Shifts half of the images x (B, C, R, R), and erases a rectangle in half; fills with 0.
 
-    The gradient passes to what is left of the images.
+    The gradient passes through the remaining pixels.
     """
     return erase(shift(x))
 
 
 def shift(x: Tensor) -> Tensor:
-    """By fractions of a pixel, bilinear."""
+    """Shifts half of the images by fractions of a pixel, bilinearly."""
     chosen = (_uniform(x, 0, 1) < PROBABILITY).to(x.dtype)
     theta = torch.eye(2, 3, dtype=x.dtype, device=x.device).repeat(len(x), 1, 1)
-    # In units in which the image is from -1 to 1.
+    # The unit is half the image's side: the image spans -1 to 1.
     theta[:, :, 2] = 2 * torch.stack([_uniform(x, -SHIFT, SHIFT) for _ in range(2)], 1)
     theta[:, :, 2] *= chosen[:, None]
     grid = F.affine_grid(theta, list(x.shape), align_corners=False)
@@ -32,7 +32,7 @@ def shift(x: Tensor) -> Tensor:
 
 
 def erase(x: Tensor) -> Tensor:
-    """One rectangle, wholly within the image."""
+    """Erases one rectangle inside the image, in half of the images."""
     side = x.shape[-1]
     chosen = _uniform(x, 0, 1) < PROBABILITY
     area, aspect = _uniform(x, *AREA) * side**2, _uniform(x, *ASPECT)
@@ -47,5 +47,5 @@ def erase(x: Tensor) -> Tensor:
 
 
 def _uniform(x: Tensor, low: float, high: float) -> Tensor:
-    """A draw for each image, (B,)."""
+    """A uniform draw per image, (B,)."""
     return torch.empty(len(x), dtype=x.dtype, device=x.device).uniform_(low, high)

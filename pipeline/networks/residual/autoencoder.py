@@ -1,4 +1,4 @@
-"""Residual encoder and decoder together: what is trained, averaged, saved and sampled."""
+"""The residual networks: encoder and decoder as one module to train, average, save and sample."""
 
 import copy
 from typing import Any
@@ -17,11 +17,11 @@ from pipeline.networks.residual.trained import Model
 from pipeline.objective import draw
 
 SETS = {"encoder": "encoder", "decoder_of_codes": "decoder", "decoder_of_prior": "decoder"}
-"""Sets of population statistics, and the network that each is of."""
+"""Sets of population statistics, and the network of each."""
 
 
 class Autoencoder(nn.Module):
-    """The pair of networks, and where `shape.target_every` the second decoder, which is state."""
+    """Encoder and decoder, and with `shape.target_every` a second decoder that is not trained."""
 
     def __init__(self, shape: Shape):
         super().__init__()
@@ -42,7 +42,7 @@ class Autoencoder(nn.Module):
         return self.encoder.fc.weight.device
 
     def initialize(self, seed: int) -> None:
-        """Draws the weights as PyTorch does; the second decoder begins as the first."""
+        """Draws the weights with PyTorch's defaults; the second decoder is a copy of the first."""
         torch.manual_seed(seed)
         for module in (*self.encoder.modules(), *self.decoder.modules()):
             if isinstance(module, nn.Conv2d | nn.Linear):
@@ -51,15 +51,15 @@ class Autoencoder(nn.Module):
             self.target_decoder.load_state_dict(self.decoder.state_dict())
 
     def parameters_at(self, resolution: int) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-        """All of both networks."""
+        """All parameters of both networks."""
         return list(self.encoder.parameters()), list(self.decoder.parameters())
 
     def training_at(self, resolution: int, alpha: float, precision: str) -> Step:
-        """As they are trained: batch norm by the batch."""
+        """The networks for training: batch norm uses batch statistics."""
         return Step(self, precision)
 
     def stepped(self, images: int, batch: int) -> None:
-        """The second decoder is a copy of the first whenever `images` crosses a multiple."""
+        """Copies the decoder to the second one when `images` crosses a multiple of target_every."""
         every = self.shape.target_every
         if every and images // every > (images - batch) // every:
             self.target_decoder.load_state_dict(self.decoder.state_dict())
@@ -67,7 +67,7 @@ class Autoencoder(nn.Module):
     def at(
         self, resolution: int, alpha: float, derived: dict[str, Tensor], precision: str = "fp32"
     ) -> Measured:
-        """As they are measured and shown: batch norm by the population statistics in `derived`."""
+        """The networks for evaluation: batch norm uses the population statistics in `derived`."""
         sets = {name: {} for name in SETS}
         for key, tensor in derived.items():
             name, _, rest = key.partition(".")

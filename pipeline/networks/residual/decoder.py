@@ -1,4 +1,4 @@
-"""Latents to images. Names are those of the published code (spec S-F.1)."""
+"""The residual decoder: latents to images. Names as in the published code (spec S-F.1)."""
 
 from torch import Tensor, nn
 
@@ -17,7 +17,7 @@ class Decoder(nn.Module):
         inputs = shape.latent + shape.classes
         self.fc = nn.Sequential(nn.Linear(inputs, channels * side * side), nn.ReLU())
         self.main = nn.Sequential()
-        named = 4  # the published names count sides from 4, whatever they are
+        named = 4  # the published names count sides from 4, even if the real side differs
         for outputs in reversed(shape.channels):
             self.main.add_module(f"res_in_{named}", Residual(channels, outputs))
             channels, named = outputs, 2 * named

@@ -1,4 +1,4 @@
-"""Images to the posterior of their latents. Names are those of the published code (spec S-F.1)."""
+"""The residual encoder: images to posteriors. Names as in the published code (spec S-F.1)."""
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +37,7 @@ class Encoder(nn.Module):
 
 
 def with_labels(x: Tensor, labels: Tensor | None, classes: int) -> Tensor:
-    """x (B, d) to (B, d + classes) with one-hot labels behind; as it is where there are none."""
+    """Appends one-hot labels to x (B, d): (B, d + classes); returns x if classes is 0."""
     if not classes:
         return x
     return torch.cat([x, F.one_hot(labels, classes).to(x)], dim=1)

@@ -8,11 +8,11 @@ SLOPE, EPS = 0.2, 1e-5
 
 
 class BatchNorm(nn.Module):
-    """x (B, C, R, R), normalised by its own batch, or by `mean` and `variance` where they are set.
+    """Normalises x (B, C, R, R) by batch statistics, or by `mean` and `variance` if they are set.
 
-    Training keeps no running statistics: they would influence nothing there, and be an average
-    over real images, reconstructions and samples alike (spec A.5). What a trained network is to be
-    normalised by, `pipeline.networks.residual.population` measures.
+    Training keeps no running statistics: training does not use them, and they would average over
+    real images, reconstructions and samples (spec A.5). `pipeline.networks.residual.population`
+    measures the statistics for a trained network.
     """
 
     mean: Tensor | None
@@ -31,18 +31,18 @@ class BatchNorm(nn.Module):
 
 
 def inside(x: Tensor, channels: int) -> Tensor:
-    """Images (B, 3, R, R) in [-1, 1] as the networks have them: (B, channels, R, R) in [0, 1]."""
+    """Images (B, 3, R, R) in [-1, 1] to the networks' input (B, channels, R, R) in [0, 1]."""
     x = (x + 1) / 2
     return x if channels == 3 else x.mean(1, keepdim=True)
 
 
 def outside(x: Tensor) -> Tensor:
-    """The networks' images about [0, 1] as (B, 3, R, R) about [-1, 1], grey in three channels."""
+    """The networks' output about [0, 1] to (B, 3, R, R) about [-1, 1]; repeats a grey channel."""
     return (x * 2 - 1).expand(-1, 3, -1, -1)
 
 
 class Residual(nn.Module):
-    """Two 3x3 convolutions beside the identity: (B, inputs, R, R) to (B, outputs, R, R)."""
+    """Residual block of two 3x3 convolutions: (B, inputs, R, R) to (B, outputs, R, R)."""
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__()

@@ -1,8 +1,8 @@
-"""What a trained network's batch norm normalises by: moments of all its data (spec A.5).
+"""Population statistics for the batch norm of a trained network (spec A.5).
 
-For each batch norm the mean, over batches, of the batch's mean and of its unbiased variance. A
-decoder has two sets, of draws of the prior and of codes of real images: each serves its own kind
-of images alone. Moments are a function of weights, data and seed, and no state of a training.
+They are the means, over batches, of the batch mean and of the unbiased batch variance. The decoder
+has one set for draws of the prior and one for codes of real images. The statistics depend only on
+weights, data and seed, and are not state of a training.
 """
 
 import copy
@@ -19,7 +19,7 @@ Moments = dict[str, Tensor]
 
 @contextmanager
 def gathered(network: nn.Module) -> Iterator[Moments]:
-    """Yields what holds, on leaving, the moments of the passes that `network` made meanwhile."""
+    """Yields a dict; on exit it holds the moments of the passes of `network` in the context."""
     sums, passes, found = {}, {}, {}
 
     def gather(name: str):
@@ -54,7 +54,7 @@ def normalised_by(network: nn.Module, moments: Moments) -> nn.Module:
 
 
 def names(network: nn.Module) -> list[str]:
-    """Of the moments that `gathered` finds."""
+    """Names of the moments of `gathered`."""
     return [f"{name}.{kind}" for name, _ in norms(network) for kind in ("mean", "variance")]
 
 

@@ -1,8 +1,8 @@
-"""The published residual checkpoints, {"epoch", "model"}, and ours (spec S-F.1).
+"""Converts the published residual checkpoints, {"epoch", "model"}, to ours and back (spec S-F.1).
 
-Our names are theirs. They have running statistics besides, averages over real images,
-reconstructions and samples alike (spec A.5): a converted checkpoint has these in the place of
-population statistics, one set for all, and says so.
+Our names are the published ones. A published file also has running statistics, which average over
+real images, reconstructions and samples (spec A.5). A converted checkpoint uses them as all sets of
+population statistics, and checkpoint.json says so.
 """
 
 import re
@@ -16,11 +16,11 @@ from pipeline.networks.residual.shape import Shape
 
 RUNNING = {"mean": "running_mean", "variance": "running_var"}
 COUNT = "num_batches_tracked"
-EPOCH = 50_000  # images, after which the published bootstrap form refreshes its second decoder
+EPOCH = 50_000  # images between the published bootstrap form's updates of the second decoder
 
 
 class LayoutError(Exception):
-    """Tensors that are not a published model's; the message says what was found and is missing."""
+    """Tensors that are not a published model's; the message names found and missing tensors."""
 
 
 def shape_of(tensors: dict[str, Tensor]) -> Shape:
@@ -48,12 +48,12 @@ def shape_of(tensors: dict[str, Tensor]) -> Shape:
     for name, size in expected.items():
         if name not in tensors or tuple(tensors[name].shape) != size:
             found = tuple(tensors[name].shape) if name in tensors else "missing"
-            raise LayoutError(f"{name} should be {size}, and is {found}")
+            raise LayoutError(f"{name} should be {size}, but is {found}")
     return shape
 
 
 def from_published(tensors: dict[str, Tensor], shape: Shape) -> tuple[dict, dict, dict[str, Any]]:
-    """Weights, statistics by our names, and what else is needed to go back; LayoutError."""
+    """Weights, statistics by our names, and the batch counts for `to_published`; LayoutError."""
     networks = _empty(shape)
     weights = {name: tensors[name] for name in networks.state_dict()}
     derived, counts = {}, {}
@@ -72,9 +72,9 @@ def from_published(tensors: dict[str, Tensor], shape: Shape) -> tuple[dict, dict
 def to_published(
     weights: dict[str, Tensor], derived: dict[str, Tensor], counts: dict[str, int]
 ) -> dict[str, Tensor]:
-    """A published `model`, its decoder with the statistics of draws of the prior.
+    """A published `model`; its decoder has the statistics of draws of the prior.
 
-    `counts` are the batches that the statistics of each network were tracked over.
+    `counts` are the numbers of batches in each network's statistics.
     """
     found = dict(weights)
     for name, value in derived.items():

@@ -1,4 +1,4 @@
-"""The size of the residual networks, and what is peculiar to their training."""
+"""The configuration of the residual networks."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -10,7 +10,7 @@ Count = Annotated[int, Field(ge=1)]
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Shape:
-    """The defaults are the published CIFAR-10 networks (spec A.1)."""
+    """Sizes and variants; the defaults are the published CIFAR-10 networks (spec A.1)."""
 
     WHOLE_BATCHES: ClassVar[str | None] = (
         "batch norm normalises by the images that are computed on at once, and parts of a batch "
@@ -22,21 +22,21 @@ class Shape:
     resolution: Count = 32
     """Side of the images."""
     image_channels: Literal[1, 3] = 3
-    """1 for grey networks: they see the mean of the channels, and what they make has three equal
-    ones. The default of objective.s counts all three."""
+    """1 for grey networks: their input is the mean of the channels, their output has three equal
+    channels. The default of objective.s counts all three."""
     channels: Annotated[list[Count], Field(min_length=1)] = Field(
         default_factory=lambda: [64, 128, 256]
     )
-    """Widths, from the images inwards; the side is halved after each."""
+    """Widths, from the image inwards; the side is halved after each."""
     latent: Count = 128
     """Length of z."""
     classes: Annotated[int, Field(ge=0)] = 0
-    """Classes that both networks are told, one-hot; 0 is unconditional (spec B)."""
+    """Number of classes that condition both networks, one-hot; 0 is unconditional (spec B)."""
     target_every: Annotated[int, Field(ge=0)] = 0
-    """Images after which the second decoder, which makes x_ff, becomes a copy of the first: the
-    bootstrap form (spec E). 0 is none. Published are 50,000, an epoch."""
+    """Bootstrap form (spec E): images between copies of the decoder to a second decoder, which
+    computes x_ff. 0 has no second decoder. The published value is 50,000, one epoch."""
     augment: bool = False
-    """Shift images and erase rectangles before the encoder sees them, real and fake (spec F)."""
+    """Shift images and erase rectangles in the encoder's input, real and fake (spec F)."""
 
     @model_validator(mode="after")
     def _halves(self):
@@ -48,7 +48,7 @@ class Shape:
 
     @property
     def inner(self) -> int:
-        """By what the innermost feature maps are smaller than the images."""
+        """Ratio of the image's side to that of the innermost feature maps."""
         return 2 ** len(self.channels)
 
     @property
@@ -59,7 +59,7 @@ class Shape:
 
     @property
     def resolutions(self) -> list[int]:
-        """The one that these networks have."""
+        """The one resolution of these networks."""
         return [self.resolution]
 
 

@@ -1,4 +1,4 @@
-"""Residual networks as an objective and an evaluation use them. Images are in [-1, 1]."""
+"""Residual networks for objectives and evaluations. Images are in [-1, 1]."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ Sets = dict[str, dict[str, Tensor]]
 
 
 class Step:
-    """The networks as they are trained, on a batch of `count` images and their labels.
+    """The networks for training, on a batch of `count` images and their labels.
 
-    Batch norm normalises each kind of image by itself, as in the published step: what is given at
-    once (reconstructions and samples) passes in parts of `count` (spec A.5). Every part has the
-    batch's labels, samples as well (spec B).
+    Batch norm normalises each kind of image separately, as in the published step: a concatenation
+    of reconstructions and samples passes in parts of `count` (spec A.5). Every part, including
+    samples, has the labels of the batch (spec B).
     """
 
     def __init__(
@@ -68,11 +68,10 @@ class Step:
 
 
 class Measured:
-    """The networks as they are measured and used: batch norm by population statistics.
+    """The networks for evaluation and use: batch norm uses population statistics.
 
-    Reconstructions are decoded with those of codes of real images, samples with those of draws of
-    the prior (spec A.5). Labels are those given to `on`; samples, where none were given, are of
-    all classes in turn.
+    Reconstructions use the statistics of codes of real images, samples those of draws of the prior
+    (spec A.5). Labels come from `on`; without labels, samples take all classes in turn.
     """
 
     def __init__(self, networks: Autoencoder, precision: str, sets: Sets):

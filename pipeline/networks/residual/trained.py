@@ -1,5 +1,4 @@
-"""A trained residual model to use: images to latents and back, samples, of a class where it has
-classes."""
+"""A trained residual model: encodes, decodes and samples, with labels if it has classes."""
 
 from __future__ import annotations
 
@@ -15,10 +14,10 @@ if TYPE_CHECKING:
 
 
 class Model:
-    """A pair of networks, frozen; made by `pipeline.load`.
+    """Frozen networks; `pipeline.load` creates it.
 
-    Images are (B, 3, R, R) in [-1, 1], about so where they are made; z, mu and logvar (B, latent);
-    labels (B,) int64, for networks with classes alone.
+    Images are (B, 3, R, R) in [-1, 1]; outputs are not clamped. z, mu and logvar are (B, latent).
+    labels are (B,) int64, for networks with classes only.
     """
 
     def __init__(
@@ -30,8 +29,8 @@ class Model:
     ):
         if not derived:
             raise ModelError(
-                "batch norm needs the population statistics of the weights, and a checkpoint has "
-                "those of the averaged ones: load these (averaged=True)"
+                "batch norm needs population statistics, and a checkpoint has them for averaged "
+                "weights only: load these (averaged=True)"
             )
         self.networks, self.derived, self.about = networks, derived, about
         self.precision, self.device = precision, networks.device
@@ -39,7 +38,7 @@ class Model:
         self.measured = networks.at(self.resolution, 1.0, derived, precision)
 
     def at(self, resolution: int, alpha: float | None = None) -> Model:
-        """The model itself: it has one resolution, and no fade-in. ModelError."""
+        """The model itself: it has one resolution and no fade-in. ModelError."""
         if resolution != self.resolution or alpha not in (None, 1):
             raise ModelError(
                 f"the networks have one resolution, {self.resolution}, and alpha 1, "
@@ -58,7 +57,7 @@ class Model:
 
     @property
     def classes(self) -> int:
-        """Classes that the networks are told; 0 where they are not."""
+        """Number of classes that condition the networks; 0 is unconditional."""
         return self.networks.shape.classes
 
     def encode(self, x: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -66,19 +65,19 @@ class Model:
         shape = self.networks.shape
         expected = (3, shape.resolution, shape.resolution)
         if x.dim() != 4 or x.shape[1:] != expected:
-            raise ModelError(f"images are of shape (B, *{expected}), not {tuple(x.shape)}")
+            raise ModelError(f"images must have shape (B, *{expected}), not {tuple(x.shape)}")
         return self._on(labels, len(x), required=True).encode(self._here(x))
 
     def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Images of codes of real images; those of draws of the prior are `sample`'s."""
+        """Images of codes of real images; use `from_prior` for draws of the prior."""
         return self._on(labels, len(z), required=True).decode(self._codes(z))
 
     def reconstruct(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The images of x's mu."""
+        """Images decoded from mu of x."""
         return self.decode(self.encode(x, labels)[0], labels)
 
     def prior(self, count: int, seed: int | None = None) -> Tensor:
-        """Draws of z; those of a seed are the same on every device, and begin alike."""
+        """Draws of z, (count, latent); for a seed equal on all devices and for every count."""
         generator = torch.default_generator
         if seed is not None:
             generator = torch.Generator().manual_seed(seed)
@@ -86,7 +85,7 @@ class Model:
         return self._here(torch.stack(draws))
 
     def sample(self, count: int, seed: int | None = None, labels: Tensor | None = None) -> Tensor:
-        """Images of draws of the prior; of all classes in turn where no labels are given."""
+        """Images of draws of the prior; without labels of all classes in turn."""
         return self.from_prior(self.prior(count, seed), labels)
 
     def from_prior(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -103,13 +102,14 @@ class Model:
         labels = torch.as_tensor(labels, device=self.device)
         if labels.shape != (count,) or labels.min() < 0 or labels.max() >= self.classes:
             raise ModelError(
-                f"labels are {count} numbers from 0 to {self.classes - 1}, not {labels.tolist()}"
+                f"labels must be {count} numbers from 0 to {self.classes - 1}, not "
+                f"{labels.tolist()}"
             )
         return self.measured.on(labels, labels)
 
     def _codes(self, z: Tensor) -> Tensor:
         if z.dim() != 2 or z.shape[1] != self.latent:
-            raise ModelError(f"latents are of shape (N, {self.latent}), not {tuple(z.shape)}")
+            raise ModelError(f"latents must have shape (N, {self.latent}), not {tuple(z.shape)}")
         return self._here(z)
 
     def _here(self, x: Tensor) -> Tensor:

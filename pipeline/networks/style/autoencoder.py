@@ -1,4 +1,4 @@
-"""Encoder and decoder together: what is trained, averaged, saved and sampled."""
+"""The style networks: encoder and decoder as one module to train, average, save and sample."""
 
 from typing import Any
 
@@ -33,15 +33,15 @@ class Autoencoder(nn.Module):
         initialize(self, seed)
 
     def parameters_at(self, resolution: int) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-        """Those in use while training at `resolution`, fade-in included."""
+        """The parameters in use at `resolution`, including those of the fade-in."""
         return self.encoder.active(resolution), self.decoder.active(resolution)
 
     def training_at(self, resolution: int, alpha: float, precision: str) -> Grown:
-        """As they are trained: samples mix styles."""
+        """The networks for training: samples mix styles."""
         return Grown(self, resolution, alpha, precision, mixing=self.shape.style_mixing)
 
     def stepped(self, images: int, batch: int) -> None:
-        """Nothing follows a step."""
+        """Does nothing."""
 
     def at(
         self,
@@ -50,11 +50,11 @@ class Autoencoder(nn.Module):
         derived: dict[str, Tensor] | None = None,
         precision: str = "fp32",
     ) -> Grown:
-        """As they are measured and shown."""
+        """The networks for evaluation: samples do not mix styles."""
         return Grown(self, resolution, alpha, precision)
 
     def derived(self, images: Images | None = None) -> dict[str, Tensor]:
-        """The mean of w, towards which samples may be truncated."""
+        """The mean of w, for truncation."""
         return {"mean_style": self.mean_style()}
 
     def trained(self, derived: dict[str, Tensor], about: dict[str, Any], precision: str) -> Model:
@@ -69,11 +69,11 @@ class Autoencoder(nn.Module):
         return torch.randn(count, self.shape.latent, device=self.device, dtype=dtype)
 
     def mean_style(self, draws: int = 16_384) -> Tensor:
-        """The mean of w over the prior, (latent,), to a hundredth of its deviation.
+        """The mean of w over the prior, (latent,); its error is a hundredth of w's deviation.
 
-        The published code keeps a running mean beside the training; it mixes in the styles of
-        posterior samples and never reaches the averaged networks (spec A.9). A mean over fresh
-        draws is a function of the weights, and needs no state.
+        The published code keeps a running mean during training; it includes the styles of posterior
+        samples and is not kept for the averaged networks (spec A.9). A mean over fresh draws only
+        depends on the weights and needs no state.
         """
         with torch.no_grad(), torch.random.fork_rng(self._cuda()):
             torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""The style decoder: a latent to an image (spec A.7 to A.9)."""
+"""The style decoder: latent to image (spec A.7 to A.9)."""
 
 import math
 
@@ -20,7 +20,7 @@ from pipeline.networks.style.layers import (
 from pipeline.networks.style.norm import layout, norm
 from pipeline.networks.style.shape import Shape
 
-FIXED_NOISE = 1 << 40  # its seed, one that no latents are drawn with
+FIXED_NOISE = 1 << 40  # seed of the fixed noise; no latents use it
 
 
 class ToRGB(nn.Module):
@@ -36,7 +36,7 @@ class ToRGB(nn.Module):
 
 
 class Modulation(nn.Module):
-    """Noise, bias, leaky ReLU, instance norm, and the scale and shift that w asks for."""
+    """Noise, bias, leaky ReLU, instance norm, and a scale and shift computed from w."""
 
     def __init__(self, channels: int, latent: int, level: int):
         super().__init__()
@@ -46,7 +46,7 @@ class Modulation(nn.Module):
         self.spread = math.sqrt(level + 1)
 
     def forward(self, x: Tensor, w: Tensor, noise: bool | Tensor) -> Tensor:
-        """x (B or 1, C, R, R), w (B, latent) to (B, C, R, R); a tensor is the noise itself."""
+        """x (B or 1, C, R, R), w (B, latent) to (B, C, R, R); `noise` as for `synthesize`."""
         maps = noise if isinstance(noise, Tensor) else None
         if noise is True:
             maps = torch.randn(x.shape[0], 1, *x.shape[2:], device=x.device, dtype=x.dtype)
@@ -56,13 +56,13 @@ class Modulation(nn.Module):
         return norm(x, self.bias, 1e-8, maps, self.noise, self.style(w))[0]
 
     def add_bump(self, x: Tensor) -> Tensor:
-        """The published stand-in for noise: 0.8 q times a normal density at x, of width q (A.8)."""
+        """The published replacement of noise: adds 0.8 q N(x; 0, q^2), q = `spread` (spec A.8)."""
         q2 = self.spread**2
         return x + 0.8 * self.spread / math.sqrt(2 * math.pi) * torch.exp(-x.square() / (2 * q2))
 
 
 class DecoderBlock(nn.Module):
-    """(B, C, R/2, R/2) to (B, C', R, R); the first one keeps its 4x4."""
+    """(B, C, R/2, R/2) to (B, C', R, R); the first block keeps 4x4."""
 
     def __init__(self, inputs: int, outputs: int, latent: int, level: int):
         super().__init__()
@@ -82,8 +82,8 @@ class DecoderBlock(nn.Module):
 class Decoder(nn.Module):
     """Latent z (B, latent) to image (B, 3, R, R), about [-1, 1] but not clamped.
 
-    The part for each resolution is keyed by it ("4" ... "256"); `alpha` below 1 fades in the
-    part of the output's own resolution over the one below, in RGB (spec A.8).
+    Parts are keyed by their resolution ("4" ... "256"). `alpha` below 1 blends the output, in RGB,
+    with the upsampled output of the resolution below (spec A.8).
     """
 
     def __init__(self, shape: Shape):
@@ -116,13 +116,13 @@ class Decoder(nn.Module):
     ) -> Tensor:
         """Image (B, 3, R, R) from w: (B, latent), or (B, layers, latent) with a row per style.
 
-        There are two styles to a resolution, coarse to fine. Noise is drawn afresh (True), is the
-        `noise_maps` given, or has the published deterministic term in its place (False, spec A.8).
+        Each resolution has two styles; rows go from coarse to fine. `noise` True draws new noise, a
+        list gives the `noise_maps`, False uses the published deterministic term (spec A.8).
         """
         if w.dim() == 2:
             w = w[:, None].expand(-1, style_layers(resolution), -1)
-        # Feature maps keep the layout of the constant throughout; DeepSpeed needs parameters in the
-        # usual order.
+        # Feature maps keep the layout of the constant. It is converted here because DeepSpeed needs
+        # contiguous parameters.
         kept = layout(self.const.device, self.const.shape[1])
         x, below = self.const.contiguous(memory_format=kept), None
         for row in range(0, style_layers(resolution), 2):
@@ -137,9 +137,9 @@ class Decoder(nn.Module):
         return image
 
     def noise_maps(self, resolution: int) -> list[Tensor]:
-        """Noise for `synthesize` to share between all images: (1, 1, r, r) for each style.
+        """Fixed noise for `synthesize`, shared by all images: (1, 1, r, r) per style.
 
-        Those of a lower resolution come first, and are the same on every device.
+        Lower resolutions come first. The maps are equal on all devices.
         """
         generator = torch.Generator().manual_seed(FIXED_NOISE)
         sides = [4 << (row // 2) for row in range(style_layers(resolution))]
@@ -147,10 +147,10 @@ class Decoder(nn.Module):
         return [m.to(self.const.device) for m in maps]
 
     def active(self, resolution: int) -> list[nn.Parameter]:
-        """The parameters in use while training at `resolution`, fade-in included."""
+        """The parameters in use at `resolution`, including those of the fade-in."""
         return active_parameters(self, resolution, self.blocks, self.to_rgb)
 
 
 def style_layers(resolution: int) -> int:
-    """Rows of w that an image of `resolution` takes: two for each of 4, 8, ... resolution."""
+    """Number of styles of an image of `resolution`: two for each of 4, 8, ... resolution."""
     return 2 * ((resolution // 4).bit_length())

@@ -1,4 +1,4 @@
-"""The style encoder: an image to the mean and log-variance of its latent (spec A.5, A.6)."""
+"""The style encoder: image to mean and log-variance of its latent (spec A.5, A.6)."""
 
 from itertools import pairwise
 
@@ -33,7 +33,7 @@ class FromRGB(nn.Module):
 
 
 class EncoderBlock(nn.Module):
-    """(B, C, R, R) to (B, C', R/2, R/2), and what it adds to the style features, (B, latent)."""
+    """(B, C, R, R) to (B, C', R/2, R/2) and the block's style features (B, latent)."""
 
     def __init__(self, inputs: int, outputs: int, latent: int):
         super().__init__()
@@ -52,8 +52,8 @@ class EncoderBlock(nn.Module):
 
 
 def strip(x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """leaky_relu(x + bias) normalised per image and channel, and the style that this took away:
-    (B, 2C), means first."""
+    """leaky_relu(x + bias), normalised per image and channel, and the removed statistics (B, 2C):
+    means, then standard deviations."""
     x, mean, variance = norm(x, bias, eps=1e-5)
     return x, torch.cat([mean, standard_deviation(variance)], dim=1).flatten(1)
 
@@ -61,8 +61,8 @@ def strip(x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
 class Encoder(nn.Module):
     """Image (B, 3, R, R) in [-1, 1] to (mu, logvar), each (B, latent), R up to `shape.resolution`.
 
-    The part for each resolution is keyed by it ("256" ... "4"); `alpha` below 1 fades in the
-    part of the input's own resolution over the one below (spec A.5).
+    Parts are keyed by their resolution ("256" ... "4"). `alpha` below 1 blends the first block's
+    output with the features of the downsampled input (spec A.5).
     """
 
     def __init__(self, shape: Shape):
@@ -89,7 +89,7 @@ class Encoder(nn.Module):
         return mu, logvar
 
     def features(self, x: Tensor, alpha: float) -> Tensor:
-        """The sum of the blocks' styles, (B, latent)."""
+        """The sum of the blocks' style features, (B, latent)."""
         side = x.shape[-1]
         x = x.contiguous(memory_format=layout(x.device, self.widest))
         h, style = self.blocks[str(side)](self.from_rgb[str(side)](x))
@@ -103,14 +103,14 @@ class Encoder(nn.Module):
         return style
 
     def active(self, resolution: int) -> list[nn.Parameter]:
-        """The parameters in use while training at `resolution`, fade-in included."""
+        """The parameters in use at `resolution`, including those of the fade-in."""
         return active_parameters(self, resolution, self.blocks, self.from_rgb)
 
 
 def active_parameters(
     network: nn.Module, resolution: int, blocks: nn.ModuleDict, rgb: nn.ModuleDict
 ) -> list[nn.Parameter]:
-    """All of `network` but the parts above `resolution`, and but the RGB layers out of use."""
+    """The parameters of `network` without parts above `resolution` and unused RGB layers."""
     idle = {id(p) for r, part in blocks.items() if int(r) > resolution for p in part.parameters()}
     idle |= {
         id(p)

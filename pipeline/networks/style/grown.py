@@ -1,4 +1,4 @@
-"""Style networks at a resolution and alpha, as an objective and an evaluation use them."""
+"""Style networks at one resolution and alpha, for objectives and evaluations."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Grown:
         self.precision, self.mixing, self.device = precision, mixing, autoencoder.device
 
     def on(self, x: Tensor, labels: Tensor | None) -> Grown:
-        """Themselves: no batch is special."""
+        """Returns self: the networks do not depend on the batch."""
         return self
 
     def prepare(self, x: Tensor) -> Tensor:
-        """Real images fade in as the networks do (spec C.3)."""
+        """Blends real images with their lower resolution during the fade-in (spec C.3)."""
         return x if self.alpha == 1 else torch.lerp(_halved(x), x, self.alpha)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -56,8 +56,7 @@ class Grown:
                 return decoder(z, self.resolution, self.alpha)
             w = torch.stack([decoder.styles(z), decoder.styles(self.autoencoder.prior(count))])
             layers = style_layers(self.resolution)
-            # Drawn on the host, as is whether to mix at all, so that no GPU is waited for; equal to
-            # `layers`, nothing is mixed.
+            # Both draws are on the CPU, to avoid a GPU synchronisation. cut = layers mixes nothing.
             cut = int(torch.randint(1, layers + 1, ()))
             fine = torch.arange(layers, device=w.device) >= cut
             w = torch.where(fine[:, None], w[1, :, None], w[0, :, None])
@@ -68,5 +67,5 @@ class Grown:
 
 
 def _halved(x: Tensor) -> Tensor:
-    """The mean of each 2x2 pixels, spread over them again: what the resolution below can show."""
+    """Each 2x2 block of pixels replaced by its mean: the image at half the resolution."""
     return F.interpolate(F.avg_pool2d(x, 2), scale_factor=2.0, mode="nearest")

@@ -1,12 +1,12 @@
-"""The Triton kernels of `norm`: forward two readings of x and one writing of y, backward two
-readings of x and of the gradient and one writing.
+"""The Triton kernels of `norm`. Forward reads x twice and writes y once; backward reads x and the
+gradient twice and writes once.
 
-Maps are channels last. A program takes up to PIXELS pixels of a block of channels of one image, so
-that one image with few channels still fills a GPU; what a program adds up it writes as its part of
-a sum (parts, B, C), which the kernel behind it adds. Nothing is added atomically: the same input
-gives the same bits. Arithmetic is float32 whatever x is.
+Maps are channels last. A program processes up to PIXELS pixels of a block of channels of one image,
+so that one image with few channels fills a GPU. It writes partial sums (parts, B, C), and the next
+kernel adds the parts. There are no atomic additions, so results are deterministic. Arithmetic is
+float32 for every dtype of x.
 
-Each kernel is an operation of torch of its own, with which a compiler and a ledger can count.
+Each kernel is registered as a torch operation, so that compiler and ledger can handle it.
 """
 
 import torch
@@ -20,7 +20,7 @@ SLOPE = tl.constexpr(0.2)
 
 @triton.jit
 def _place(C, HW, PIXELS: tl.constexpr, BLOCK_C: tl.constexpr):
-    """Of this program: part, image, channels, which of them exist, and where its pixels begin."""
+    """This program's part, image, channels, mask of existing channels, and first pixel."""
     part, image = tl.program_id(0), tl.program_id(2)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     return part, image, c, c < C, part * PIXELS
@@ -39,7 +39,7 @@ def _activated(x, noise, pixel, image, bias, strength, C, HW, noise_stride, c, N
 
 @triton.jit
 def _vector(pointer, c, C, PRESENT: tl.constexpr):
-    """float32 values for channels `c`, zeros where there is no such vector."""
+    """float32 values of channels `c`; zeros if the vector is not present."""
     if PRESENT:
         return tl.load(pointer + c, mask=c < C, other=0.0).to(tl.float32)
     return c.to(tl.float32) * 0
@@ -70,7 +70,7 @@ def moments_kernel(
 
 @triton.jit
 def _parts(sums, image, images, c, C, PARTS: tl.constexpr):
-    """Both sums of a (2, PARTS, B, C), part by part: (PARTS, BLOCK_C) each."""
+    """The partial sums of (2, PARTS, B, C) for this image: two of (PARTS, BLOCK_C)."""
     place = (tl.arange(0, PARTS)[:, None] * images + image) * C + c[None, :]
     there = c[None, :] < C
     first = tl.load(sums + place, mask=there, other=0.0)
@@ -165,7 +165,7 @@ def gradient_kernel(
 
 
 def _grid(x: Tensor, noise: Tensor | None) -> tuple[tuple[int, int, int], list, dict]:
-    """The programs for x, and what every kernel is told about it."""
+    """The launch grid for x, and the sizes and block constants of every kernel."""
     images, channels, height, width = x.shape
     pixels = height * width
     block_c = min(64, triton.next_power_of_2(channels))
@@ -185,7 +185,7 @@ def _parts_of(x: Tensor, noise: Tensor | None, both: bool = True) -> Tensor:
 
 @torch.library.custom_op("style_norm::moments", mutates_args=())
 def moments(x: Tensor, bias: Tensor, noise: Tensor | None, strength: Tensor | None) -> Tensor:
-    """Means and sums of squared deviations, (2, parts, B, C)."""
+    """Partial means and sums of squared deviations, (2, parts, B, C)."""
     out = _parts_of(x, noise)
     grid, sizes, blocks = _grid(x, noise)
     moments_kernel[grid](x, bias, noise, strength, out, *sizes, **blocks)
@@ -238,7 +238,7 @@ def gradient_sums(
     variance: Tensor,
     eps: float,
 ) -> Tensor:
-    """Sums of g_y and of g_y times the normalised map, (2, parts, B, C)."""
+    """Partial sums of g_y and of g_y times the normalised map, (2, parts, B, C)."""
     out = _parts_of(x, noise)
     grid, sizes, blocks = _grid(x, noise)
     gradient_sums_kernel[grid](
@@ -290,7 +290,7 @@ def _(g_y, x, bias, noise, strength, style, mean, variance, sums, eps, g_mean, g
 
 
 def forward(x, bias, eps, noise, strength, style):
-    """y, mean, variance, and what `backward` reads again."""
+    """y, mean, variance, and the x that `backward` needs."""
     x = x.contiguous(memory_format=torch.channels_last)
     found = moments(x, bias, noise, strength)
     y, mean, variance = normalize(x, bias, noise, strength, style, found, eps)

@@ -1,7 +1,7 @@
-"""What encoder and decoder share: equalised learning rate, statistics, resampling convolutions.
+"""Layers of encoder and decoder: equalised learning rate, statistics, resampling convolutions.
 
-Weights are stored at the size they act with; the equalised learning rate of a parameter is a
-constant that only the optimiser reads, as its attribute `lr_coefficient` (spec A.2).
+Weights are stored at their effective scale. The equalised learning rate of a parameter is its
+attribute `lr_coefficient`, which only the optimiser reads (spec A.2).
 """
 
 import hashlib
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from pipeline.networks.family import full_precision
 
-# Side of the high-resolution image from which the fused form of a resampling convolution is used.
-# Below it the plain form is faster on a CPU, for all its arithmetic (benchmarks/README.md).
+# Smallest side of the high-resolution image at which resampling convolutions are fused. Below, the
+# plain form is faster on a CPU despite more arithmetic (benchmarks/README.md).
 FUSED_FROM = 32
 
 
@@ -26,7 +26,7 @@ def parameter(value: Tensor, lr_coefficient: float = 1.0) -> nn.Parameter:
 
 
 def drawn(size: tuple[int, ...], std: float, lr_coefficient: float) -> nn.Parameter:
-    """A parameter that begins as draws of N(0, std^2), which `initialize` draws anew."""
+    """A parameter initialised from N(0, std^2); `initialize` draws it again."""
     p = parameter(torch.randn(size) * std, lr_coefficient)
     p.initial_std = std  # type: ignore[attr-defined]
     return p
@@ -34,7 +34,7 @@ def drawn(size: tuple[int, ...], std: float, lr_coefficient: float) -> nn.Parame
 
 @torch.no_grad()
 def initialize(network: nn.Module, seed: int) -> None:
-    """Draws what `drawn` made, each parameter as a function of the seed and its name."""
+    """Draws each parameter made by `drawn`; its values depend only on the seed and its name."""
     for name, p in network.named_parameters():
         if hasattr(p, "initial_std"):
             digest = hashlib.blake2b(f"{seed} {name}".encode(), digest_size=8).digest()
@@ -66,7 +66,7 @@ def leaky_relu(x: Tensor, slope: float = 0.2) -> Tensor:
 
 
 def standard_deviation(variance: Tensor) -> Tensor:
-    """Root of the variance, without epsilon (spec A.5-2), with a zero gradient at zero variance."""
+    """sqrt(variance) without epsilon (spec A.5-2); the gradient at zero variance is zero."""
     return variance.clamp_min(torch.finfo(torch.float32).tiny).sqrt()
 
 
@@ -77,23 +77,23 @@ def pixel_norm(z: Tensor) -> Tensor:
 
 
 def blur(x: Tensor) -> Tensor:
-    """[1, 2, 1] x [1, 2, 1] / 16 over x (B, C, R, R), zeros outside (spec A.4)."""
-    # Two means of 2x2 are [1, 2, 1] x [1, 2, 1] / 16. Made where x is: a copy from the host would
-    # have a GPU wait for it.
+    """Convolves x (B, C, R, R) with [1, 2, 1] x [1, 2, 1] / 16, zero-padded (spec A.4)."""
+    # The mean of 2x2, applied twice, gives the kernel. It is computed on x's device, because a copy
+    # from the CPU would synchronise with the GPU.
     kernel = F.avg_pool2d(x.new_full((1, 1, 2, 2), 0.25), 2, stride=1, padding=1)
     return F.conv2d(x, kernel.expand(x.shape[1], 1, 3, 3), padding=1, groups=x.shape[1])
 
 
 def _shifted_mean(weight: Tensor) -> Tensor:
-    """The mean over the four positions that a 3x3 kernel takes inside 4x4 (spec A.3)."""
+    """The mean of the 3x3 kernel at its four positions inside 4x4 (spec A.3)."""
     return F.avg_pool2d(weight, 2, stride=1, padding=1)
 
 
 def downsample_conv(x: Tensor, weight: Tensor, fused: bool | None = None) -> Tensor:
     """3x3 convolution, then the mean of each 2x2: (B, C_in, R, R) to (B, C_out, R/2, R/2).
 
-    The fused form, one 4x4 convolution of stride 2, is the same map (spec A.3) in 16 instead of
-    36 multiply-accumulates per output pixel and channel pair.
+    The fused form is one 4x4 convolution of stride 2. It computes the same map (spec A.3) with 16
+    instead of 36 multiply-accumulates per output pixel and channel pair.
     """
     if fused if fused is not None else x.shape[-1] >= FUSED_FROM:
         return F.conv2d(x, _shifted_mean(weight), stride=2, padding=1)
@@ -101,7 +101,7 @@ def downsample_conv(x: Tensor, weight: Tensor, fused: bool | None = None) -> Ten
 
 
 def upsample_conv(x: Tensor, weight: Tensor, fused: bool | None = None) -> Tensor:
-    """Each pixel to 2x2, then a 3x3 convolution: (B, C_in, R, R) to (B, C_out, 2R, 2R).
+    """Nearest-neighbour upsampling, then a 3x3 convolution: (B, C_in, R, R) to (B, C_out, 2R, 2R).
 
     The fused form is one transposed 4x4 convolution of stride 2 (spec A.3).
     """

@@ -3,8 +3,8 @@
     a = leaky_relu(x + strength noise + bias)
     y = (a - mean) / sqrt(variance + eps) (1 + scale) + shift
 
-mean and variance are those of `a` over space. On a GPU the kernels of `kernels` compute it; `plain`
-here is its twin out of torch's operations, for all other devices and for float64.
+mean and variance are those of `a` over space. On a GPU the Triton kernels in `kernels` compute it;
+`plain` computes the same with torch's operations, on other devices and in float64.
 """
 
 from types import SimpleNamespace
@@ -18,20 +18,20 @@ from pipeline.networks.family import full_precision
 
 try:
     from pipeline.networks.style import kernels
-except ImportError:  # torch brings Triton along for Linux with CUDA alone
+except ImportError:  # torch installs Triton only on Linux with CUDA
     kernels = None
 
 SLOPE = 0.2
 
-# Whether the kernels compute; None: on GPUs, where Triton is installed.
+# Whether to use the kernels; None uses them on GPUs if Triton is installed.
 USE_KERNELS: bool | None = None
 
-# Channels from which a CPU is faster with maps that are not channels last (benchmarks/README.md).
+# From this number of channels on, a CPU is faster with contiguous maps (benchmarks/README.md).
 WIDE = 256
 
 
 def layout(device: torch.device, channels: int) -> torch.memory_format:
-    """How networks of at most `channels` channels keep their maps."""
+    """The memory format of feature maps in networks of at most `channels` channels."""
     wide = device.type == "cpu" and channels >= WIDE and not USE_KERNELS
     return torch.contiguous_format if wide else torch.channels_last
 
@@ -47,7 +47,7 @@ def norm(
     """y (B, C, R, R) in the dtype of x; mean and biased variance (B, C, 1, 1), at least float32.
 
     x (B, C, R, R); bias and strength (1, C, 1, 1); noise (B or 1, 1, R, R), without a gradient;
-    style (B, 2C), scales before shifts. Has no second derivative, and raises where one is taken.
+    style (B, 2C), scales before shifts. A second derivative raises RuntimeError.
     """
     return _Norm.apply(x, bias, eps, noise, strength, style)
 

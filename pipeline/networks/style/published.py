@@ -1,12 +1,13 @@
 """Names and layouts of the published checkpoints, and ours (spec A.11).
 
-The published names count blocks from the image side in the encoder and from the 4x4 side in the
-decoder; ours carry the side in pixels. Two of the published kernels are stored for a transposed
-convolution: with in- and output channels exchanged, and rotated by 180 degrees.
+The published names number blocks from the image side in the encoder and from the 4x4 side in the
+decoder; our names contain the side in pixels. Two of the published kernels are stored for a
+transposed convolution: input and output channels exchanged, and rotated by 180 degrees.
 
-ALAE's have the same names and layouts, as far as is known: its encoder gives w, and the mapping
-that the Soft-IntroVAE makes mu and logvar with is there a judge without activations, whose layers
-are not wrapped: `map_blocks.0.weight` for `map_blocks.0.fc.weight`. By that they are told apart.
+ALAE's checkpoints have the same names and layouts, as far as known. Its encoder outputs w, and the
+module that computes mu and logvar in the Soft-IntroVAE is a discriminator without activations. Its
+layers are not wrapped: `map_blocks.0.weight` instead of `map_blocks.0.fc.weight`. This
+distinguishes the two kinds.
 """
 
 import re
@@ -26,15 +27,15 @@ MODULES = {  # prefix in the names, key of the module's state in `models`
     "mapping_tl": "mapping_tl",
     "mapping_fl": "mapping_fl",
 }
-EMA = "_s"  # ends the keys of the averaged modules
+EMA = "_s"  # suffix of the keys of the averaged modules
 
 
 class LayoutError(Exception):
-    """Tensors that are not a published model's; the message says what was found and is missing."""
+    """Tensors that are not a published model's; the message names found and missing tensors."""
 
 
 def published_names(shape: Shape) -> dict[str, str]:
-    """Our parameter name ("encoder.…", "decoder.…") to the published one with its module."""
+    """{our parameter name ("encoder.…", "decoder.…"): the published name with its module}."""
     sides = shape.resolutions
     names = {"decoder.const": "decoder.const"}
     for level, side in enumerate(sides):
@@ -66,7 +67,7 @@ def published_names(shape: Shape) -> dict[str, str]:
 
 
 def relayout(name: str, tensor: Tensor) -> Tensor:
-    """Our kernel for the published one and back (the map is its own inverse); others unchanged."""
+    """Converts a kernel between our and the published layout (an involution); others pass."""
     found = re.fullmatch(r"decoder\.blocks\.(\d+)\.conv_1", name)
     if found and int(found[1]) >= TRANSPOSED_FROM:
         return tensor.transpose(0, 1).flip(2, 3)
@@ -74,12 +75,12 @@ def relayout(name: str, tensor: Tensor) -> Tensor:
 
 
 def kind_of(found: dict[str, Tensor]) -> str:
-    """What the tensors of `gather` are a model of: "soft-introvae" or "alae"."""
+    """The kind of model of the tensors of `gather`: "soft-introvae" or "alae"."""
     return "alae" if "mapping_tl.map_blocks.0.weight" in found else "soft-introvae"
 
 
 def layout(shape: Shape, kind: str) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Our parameter name to the published one and its shape, of a model of `kind`."""
+    """{our parameter name: (the published name, its shape)} for a model of `kind`."""
     with torch.device("meta"):
         ours = dict(Autoencoder(shape).named_parameters())
     names = published_names(shape)
@@ -89,7 +90,7 @@ def layout(shape: Shape, kind: str) -> dict[str, tuple[str, tuple[int, ...]]]:
 
 
 def blurs(shape: Shape) -> dict[str, int]:
-    """The published names of the constant blur kernels, and how many channels each has."""
+    """{published name of a constant blur kernel: its channels}."""
     sides, found = shape.resolutions, {}
     for level, side in enumerate(sides):
         i = len(sides) - 1 - level
@@ -107,8 +108,8 @@ def blur_kernel(channels: int) -> Tensor:
 def gather(models: dict, ending: str) -> dict[str, Tensor]:
     """The tensors of the four modules whose keys have `ending`, by prefixed name; {} if none has.
 
-    DistributedDataParallel puts `module.` before the names; that is left out. LayoutError where
-    some of the modules are missing.
+    Removes the prefix `module.` of DistributedDataParallel. LayoutError if some of the modules are
+    missing.
     """
     keys = {prefix: key + ending for prefix, key in MODULES.items()}
     missing = [key for key in keys.values() if not isinstance(models.get(key), dict)]
@@ -117,7 +118,7 @@ def gather(models: dict, ending: str) -> dict[str, Tensor]:
     if missing:
         raise LayoutError(
             f"of the modules {', '.join(keys.values())} there is no {', '.join(missing)}; "
-            f"found: {', '.join(map(str, models))}"
+            f"the file has: {', '.join(map(str, models))}"
         )
     return {
         f"{p}.{name.removeprefix('module.')}": t
@@ -127,7 +128,7 @@ def gather(models: dict, ending: str) -> dict[str, Tensor]:
 
 
 def shape_of(found: dict[str, Tensor]) -> Shape:
-    """The size of the networks, read off the tensors of `gather`. LayoutError."""
+    """The shape of the networks, from the tensors of `gather`. LayoutError."""
 
     def count(pattern: str) -> int:
         return len({m[1] for m in (re.match(pattern, name) for name in found) if m})
@@ -149,14 +150,14 @@ def shape_of(found: dict[str, Tensor]) -> Shape:
             posterior_layers=count(r"mapping_tl\.map_blocks\.(\d+)\."),
         )
     except (ValidationError, IndexError) as error:
-        raise LayoutError(f"the sizes of {', '.join(wanted)} make no network: {error}") from None
+        raise LayoutError(f"the sizes of {', '.join(wanted)} are invalid: {error}") from None
 
 
 def trained_resolution(ours: dict[str, Tensor], shape: Shape) -> int | None:
-    """The largest side whose layers have been trained, by our names; None where none has.
+    """The largest side whose layers are trained; None if none is. `ours` has our names.
 
-    A training saves all layers from its first resolution on. Biases and noise weights begin at
-    exactly 0 (spec A.2, A.7), also in the averages, and an optimiser's step moves them.
+    A published training saves all layers from the start. Biases and noise weights are initialised
+    to exactly 0 (spec A.2, A.7), also in the averages, and become nonzero with the first step.
     """
     for side in reversed(shape.resolutions):
         block = f"decoder.blocks.{side}.modulation_"
@@ -185,7 +186,7 @@ def from_published(found: dict[str, Tensor], shape: Shape) -> dict[str, Tensor]:
     if complaints:
         raise LayoutError(f"of {len(sizes)} tensors, " + "; ".join(complaints))
     for name, channels in blurs(shape).items():
-        # Another blur would make another network; ours is not a parameter.
+        # Our blur is a constant: a file with another blur is another network.
         if name in found and not torch.equal(found[name].float(), blur_kernel(channels)):
             raise LayoutError(f"{name} is not [1, 2, 1] x [1, 2, 1] / 16")
     return {ours: relayout(ours, found[theirs]) for ours, (theirs, _) in expected.items()}

@@ -1,4 +1,4 @@
-"""The size of the style networks, and how they are trained."""
+"""The configuration of the style networks."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -8,7 +8,7 @@ from pydantic.dataclasses import dataclass
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Shape:
-    """Widths and depths of encoder and decoder; the defaults are the published ones (spec A.1)."""
+    """Widths and depths of encoder and decoder; defaults as published (spec A.1)."""
 
     WHOLE_BATCHES: ClassVar[str | None] = None
     classes: ClassVar[int] = 0
@@ -20,19 +20,19 @@ class Shape:
     latent: Annotated[int, Field(ge=1)] = 512
     """Length of z, of w and of the style features."""
     base_channels: Annotated[int, Field(ge=1)] = 64
-    """Channels at the largest side; they double with each halving of it."""
+    """Channels at the largest side; they double at each halving of the side."""
     max_channels: Annotated[int, Field(ge=1)] = 512
-    """Most channels at any side."""
+    """Maximum number of channels at any side."""
     mapping_layers: Annotated[int, Field(ge=1)] = 8
     """Linear layers from z to w."""
     posterior_layers: Annotated[int, Field(ge=1)] = 3
     """Linear layers from the style features to mu and logvar."""
     max_logvar: float | None = None
-    """Where not null, logvar above it is taken as this: a guard against overflow of e^logvar, which
-    the published networks lack (spec J.8). The gradient is passed on, so that the KL pulls back."""
+    """Upper limit of logvar, against overflow of e^logvar; null as published, no limit (spec J.8).
+    The gradient passes through the limit, so the KL reduces logvar again."""
 
     style_mixing: Annotated[float, Field(ge=0, le=1)] = 0.9
-    """Probability that samples in training mix the styles of two draws (spec A.9)."""
+    """Probability that a batch of samples mixes the styles of two draws in training (spec A.9)."""
 
     @model_validator(mode="after")
     def _power_of_two(self):

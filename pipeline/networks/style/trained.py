@@ -1,4 +1,4 @@
-"""A trained style model to use: images to latents and back, samples, styles."""
+"""A trained style model: encodes, decodes, samples, and edits styles."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ NOISE = ("random", "fixed", "off")
 
 
 class Model:
-    """A pair of networks at one resolution and alpha, frozen; made by `load`, changed by `at`.
+    """Frozen networks at one resolution and alpha; `pipeline.load` and `at` create it.
 
-    Images are (B, 3, R, R) in [-1, 1], about so where they are made; z, w, mu and logvar are
-    (B, latent), w also (B, layers, latent) with a row per style. What is given may be on any
-    device, and carry a gradient.
+    Images are (B, 3, R, R) in [-1, 1]; outputs are not clamped. z, w, mu and logvar are
+    (B, latent), w also (B, layers, latent) with a row per style. Inputs may be on any device and
+    require gradients.
 
-    `noise` is "random" (fresh for each image, from torch's generator), "fixed" (one map for each
-    style, the same for all images, always) or "off" (the published deterministic term, spec A.8).
-    `psi` below 1 draws w towards its mean over the prior, all rows alike (spec A.9).
+    `noise` is "random" (new for each image, from torch's generator), "fixed" (one constant map per
+    style, the same for all images) or "off" (the published deterministic term, spec A.8). `psi`
+    below 1 truncates w towards its mean over the prior, in all rows (spec A.9).
     """
 
     def __init__(
@@ -36,15 +36,15 @@ class Model:
         self.resolution, self.alpha = about["resolution"], about["alpha"]
 
     def at(self, resolution: int, alpha: float | None = None) -> Model:
-        """The same networks at another resolution; `alpha` is as for `load`. ModelError.
+        """The same networks at another resolution; `alpha` as for `pipeline.load`. ModelError.
 
-        Below the largest, the layers to and from RGB are as they were when the training left that
-        resolution, and the others have gone on since.
+        The layers to and from RGB of a lower resolution were last trained at that resolution and
+        the next; the other layers have trained further since.
         """
         if resolution not in self.resolutions:
             raise ModelError(
                 f"resolution {resolution} is not one of {', '.join(map(str, self.resolutions))}, "
-                f"which the model was trained at"
+                f"the trained ones"
             )
         largest = resolution == self.about["resolution"]
         other = Model(self.networks, self.mean_style, self.about, self.precision)
@@ -56,14 +56,14 @@ class Model:
 
     @property
     def resolutions(self) -> list[int]:
-        """Those that the training has reached, ascending."""
+        """The trained resolutions, ascending."""
         return [r for r in self.networks.shape.resolutions if r <= self.about["resolution"]]
 
     @property
     def measured(self) -> Grown:
-        """Networks to be measured; ModelError for ALAE's, which have no posterior."""
+        """The networks for evaluation; ModelError for ALAE's, which have no posterior."""
         if self.is_alae:
-            raise ModelError("ALAE's encoder gives no posterior: there is nothing to compare")
+            raise ModelError("ALAE's encoder gives no posterior and cannot be evaluated")
         return self.networks.at(self.resolution, self.alpha, precision=self.precision)
 
     @property
@@ -74,12 +74,12 @@ class Model:
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """mu and logvar of q(z|x)."""
         if self.is_alae:
-            raise ModelError("ALAE's encoder gives w and no posterior of z: use invert(x)")
+            raise ModelError("ALAE's encoder gives w, not a posterior of z: use invert(x)")
         with self._autocast():
             return self.networks.encoder(self._images(x), self.alpha)
 
     def invert(self, x: Tensor) -> Tensor:
-        """The w of images: that of mu, or ALAE's, whose encoder gives w itself (spec A.11)."""
+        """The w of images: the w of mu; ALAE's encoder outputs w itself (spec A.11)."""
         if self.is_alae:
             with self._autocast():
                 return self.networks.encoder.features(self._images(x), self.alpha)
@@ -88,7 +88,7 @@ class Model:
     def styles(self, z: Tensor) -> Tensor:
         """z to w."""
         if z.dim() != 2 or z.shape[1] != self.latent:
-            raise ModelError(f"latents are of shape (N, {self.latent}), not {tuple(z.shape)}")
+            raise ModelError(f"latents must have shape (N, {self.latent}), not {tuple(z.shape)}")
         with self._autocast():
             return self.networks.decoder.styles(self._here(z))
 
@@ -108,17 +108,16 @@ class Model:
         return self.synthesize(self.styles(z), noise, psi)
 
     def from_prior(self, z: Tensor, noise: str = "random", psi: float = 1.0) -> Tensor:
-        """Images of draws of the prior: z as any other."""
+        """Images of draws of the prior; the same as `decode`."""
         return self.decode(z, noise, psi)
 
     def reconstruct(self, x: Tensor, noise: str = "random", psi: float = 1.0) -> Tensor:
-        """The images of x's mu."""
+        """Images decoded from mu of x."""
         return self.synthesize(self.invert(x), noise, psi)
 
     def prior(self, count: int, seed: int | None = None) -> Tensor:
-        """Draws of z; those of a seed are the same on every device, and for any count begin alike.
-
-        (One large draw of torch's does not begin as a smaller one does.)
+        """Draws of z, (count, latent). For a seed they are equal on all devices, and the first n
+        are equal for every count. (torch.randn of a larger size begins with other numbers.)
         """
         generator = torch.default_generator
         if seed is not None:
@@ -129,7 +128,7 @@ class Model:
     def sample(
         self, count: int, seed: int | None = None, noise: str = "random", psi: float = 1.0
     ) -> Tensor:
-        """Images of draws of the prior; the seed is that of z alone."""
+        """Images of draws of the prior; `seed` applies to z, not to the noise."""
         return self.decode(self.prior(count, seed), noise, psi)
 
     @property
@@ -139,7 +138,7 @@ class Model:
     def _images(self, x: Tensor) -> Tensor:
         if x.dim() != 4 or x.shape[1:] != (3, self.resolution, self.resolution):
             side = self.resolution
-            raise ModelError(f"images are of shape (B, 3, {side}, {side}), not {tuple(x.shape)}")
+            raise ModelError(f"images must have shape (B, 3, {side}, {side}), not {tuple(x.shape)}")
         return self._here(x)
 
     def _here(self, x: Tensor) -> Tensor:
@@ -150,8 +149,8 @@ class Model:
 
 
 def styled(model: Any) -> Model:
-    """The model, if it is of this family. ModelError."""
+    """Returns `model` if it is of this family. ModelError."""
     if not isinstance(model, Model):
         kind = model.networks.shape.kind
-        raise ModelError(f"this is for networks with styles, and these are {kind} networks")
+        raise ModelError(f"this needs style networks; the model has {kind} networks")
     return model

@@ -1,4 +1,4 @@
-"""Translation encoders and decoder together: what is trained, averaged, saved and sampled."""
+"""The translation networks: two encoders and a decoder as one module to train, average and save."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from pipeline.networks.translation.trained import Model
 
 
 class Autoencoder(nn.Module):
-    """The encoders, which train as one, and the decoder."""
+    """The two encoders, trained as one network, and the decoder."""
 
     DERIVED = ()
 
@@ -26,7 +26,7 @@ class Autoencoder(nn.Module):
         self.shape = shape
         self.encoder = Encoders(shape)
         self.decoder = Decoder(shape)
-        self.errors: list[PerceptualError] = []  # in a list, so that it is no part of the networks
+        self.errors: list[PerceptualError] = []  # a list keeps it out of the module's state
 
     @property
     def device(self) -> torch.device:
@@ -36,22 +36,22 @@ class Autoencoder(nn.Module):
         return self.decoder.linears[0].get_parameter("weight")
 
     def initialize(self, seed: int) -> None:
-        """Draws the weights as PyTorch does."""
+        """Draws the weights with PyTorch's defaults."""
         torch.manual_seed(seed)
         for module in (*self.encoder.modules(), *self.decoder.modules()):
             if isinstance(module, nn.Conv2d | nn.Linear):
                 module.reset_parameters()
 
     def parameters_at(self, resolution: int) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-        """All of both networks."""
+        """All parameters of both networks."""
         return list(self.encoder.parameters()), list(self.decoder.parameters())
 
     def training_at(self, resolution: int, alpha: float, precision: str) -> Step:
-        """As they are trained; FeaturesError where VGG16 is needed and not there."""
+        """The networks for training; FeaturesError if VGG16 is needed and missing."""
         return Step(self, precision, self.perceptual_error())
 
     def perceptual_error(self) -> PerceptualError | None:
-        """That of `shape.error`, read once; none is the squared error."""
+        """The error of `shape.error`, loaded once; None is the squared error. FeaturesError."""
         if self.shape.error == "squared":
             return None
         if not self.errors:
@@ -65,16 +65,16 @@ class Autoencoder(nn.Module):
         return self.errors[0]
 
     def stepped(self, images: int, batch: int) -> None:
-        """Nothing follows a step."""
+        """Does nothing."""
 
     def derived(self, images: Images) -> dict[str, Tensor]:
-        """Nothing."""
+        """No tensors."""
         return {}
 
     def at(
         self, resolution: int, alpha: float, derived: dict[str, Tensor], precision: str = "fp32"
     ) -> Step:
-        """As they are measured and shown."""
+        """The networks for evaluation."""
         return Step(self, precision)
 
     def trained(self, derived: dict[str, Tensor], about: dict[str, Any], precision: str) -> Model:

@@ -1,4 +1,4 @@
-"""The two encoders, and the decoder whose norms the class code drives (spec C.2)."""
+"""The two encoders, and the decoder whose norms the class code modulates (spec C.2)."""
 
 from itertools import pairwise
 
@@ -35,7 +35,7 @@ class Encoder(nn.Module):
 
 
 class Encoders(nn.Module):
-    """x (B, 3, R, R) in [0, 1] to mu and logvar of both codes, one behind the other (B, latent)."""
+    """x (B, 3, R, R) in [0, 1] to mu and logvar of both codes, concatenated, (B, latent)."""
 
     def __init__(self, shape: Shape):
         super().__init__()
@@ -76,10 +76,10 @@ class Decoder(nn.Module):
         x = F.leaky_relu(self.last[0](x), SLOPE)
         return torch.sigmoid(full_precision(self.last[1](x)))
 
-    def modulated(self, x: Tensor, said: Tensor) -> Tensor:
-        """x (B, C, H, W), each channel normalised over space, with the offset and scale in `said`
-        (B, 2 C), of one channel after the other."""
-        offset, scale = full_precision(said).view(len(x), -1, 2, 1, 1).unbind(2)
+    def modulated(self, x: Tensor, modulation: Tensor) -> Tensor:
+        """Instance norm of x (B, C, H, W) with the offset and scale in `modulation` (B, 2 C), which
+        holds (offset, scale) of each channel in turn."""
+        offset, scale = full_precision(modulation).view(len(x), -1, 2, 1, 1).unbind(2)
         if self.shape.scale_from_one:
             scale = 1 + scale
         return F.instance_norm(full_precision(x), eps=EPS) * scale + offset

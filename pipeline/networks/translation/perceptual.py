@@ -1,4 +1,4 @@
-"""LORD's reconstruction error, in features of VGG16 (spec C.3)."""
+"""LORD's reconstruction error in VGG16's feature space (spec C.3)."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ TAPS = (3, 8, 13, 22, 30)  # of VGG16's `features`: relu1_2, 2_2, 3_2, 4_3 and t
 class PerceptualError(nn.Module):
     """P(x, y) = mean |x - y| + sum over taps of mean |f(x) - f(y)|, for images in [0, 1].
 
-    They are not normalised for VGG16, as in LORD's code for PyTorch.
+    Images are not normalised for VGG16, as in LORD's PyTorch code.
     """
 
     def __init__(self, weights: Path):
@@ -21,7 +21,7 @@ class PerceptualError(nn.Module):
         self.layers = VGG16(weights).features[: TAPS[-1] + 1].requires_grad_(False).eval()
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """x (B, 3, R, R), and what VGG16 makes of it at each tap."""
+        """x (B, 3, R, R) and its VGG16 features at each tap."""
         found = [x]
         for place, layer in enumerate(self.layers):
             x = layer(x)

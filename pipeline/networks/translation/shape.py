@@ -1,4 +1,4 @@
-"""The size of the translation networks, and what they are trained by."""
+"""The configuration of the translation networks."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -10,7 +10,7 @@ Count = Annotated[int, Field(ge=1)]
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Shape:
-    """The defaults are LORD's networks at 64x64, with a variance to each code (spec C.2)."""
+    """The defaults are LORD's networks at 64x64, with a variance for each code (spec C.2)."""
 
     WHOLE_BATCHES: ClassVar[str | None] = None
     classes: ClassVar[int] = 0
@@ -20,23 +20,23 @@ class Shape:
     resolution: Count = 64
     """Side of the images."""
     class_latent: Count = 256
-    """Length of the class code, which drives the decoder's norms."""
+    """Length of the class code, which modulates the decoder's norms."""
     content_latent: Count = 128
-    """Length of the content code, which the decoder's feature maps begin as."""
+    """Length of the content code, the input of the decoder."""
     encoder_channels: Annotated[list[Count], Field(min_length=2)] = Field(
         default_factory=lambda: [64, 128, 256, 256, 256]
     )
     """Widths of each encoder; the side is halved before all but the first."""
     hidden: Count = 256
-    """Width of the linear layers behind the convolutions."""
+    """Width of the linear layers after the convolutions."""
     decoder_channels: Annotated[int, Field(ge=8, multiple_of=8)] = 256
     """Width of the decoder's feature maps."""
     scale_from_one: bool = False
-    """Take what the class code says of a channel's scale as added to 1; LORD takes it as it is."""
+    """Add 1 to a channel's scale from the class code; LORD uses the scale itself."""
     error: Literal["perceptual", "squared"] = "perceptual"
-    """Reconstructions are held to images in features of VGG16 (spec C.3), or by pixels."""
+    """Reconstruction error in VGG16's feature space (spec C.3), or squared error of pixels."""
     vgg16: str | None = None
-    """Its weights, a safetensors file: for training with the perceptual error."""
+    """VGG16's weights, a safetensors file, needed for training with the perceptual error."""
 
     @model_validator(mode="after")
     def _halves(self):
@@ -60,7 +60,7 @@ class Shape:
 
     @property
     def parts(self) -> dict[str, slice]:
-        """Where each code lies in the latent."""
+        """The slice of each code in the latent."""
         return {
             "class": slice(0, self.class_latent),
             "content": slice(self.class_latent, self.latent),
@@ -68,5 +68,5 @@ class Shape:
 
     @property
     def resolutions(self) -> list[int]:
-        """The one that these networks have."""
+        """The one resolution of these networks."""
         return [self.resolution]

@@ -1,4 +1,4 @@
-"""Translation networks as an objective and an evaluation use them. Images are in [-1, 1]."""
+"""Translation networks for objectives and evaluations. Images are in [-1, 1]."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Step:
-    """The networks; with `perceptual` they measure reconstructions by it."""
+    """The networks, with `perceptual` as reconstruction error if it is given."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class Step:
             self.reconstruction_error = self._perceptual_error
 
     def on(self, x: Tensor, labels: Tensor | None) -> Step:
-        """The networks for a batch of images x, whose features are found once."""
+        """The networks for a batch of images x; its features are computed once."""
         return Step(self.networks, self.precision, self.perceptual, x)
 
     def prepare(self, x: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ class Step:
         return self.decode(self.networks.prior(count))
 
     def _perceptual_error(self, x: Tensor, y: Tensor) -> Tensor:
-        """N P(x, y), (B,), with N values in an image, so that s takes N away again."""
+        """N P(x, y), (B,), with N values in an image, which the default s divides out."""
         with autocast(self.device, self.precision):
             of_x = self._features_of_batch() if x is self.x else self._features(x)
             return x[0].numel() * self.perceptual(of_x, self._features(y))

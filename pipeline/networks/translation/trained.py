@@ -1,4 +1,4 @@
-"""A trained translation model to use: the class of one image with the content of another."""
+"""A trained translation model: combines the class of one image with the content of another."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 class Model:
-    """Encoders and decoder, frozen; made by `pipeline.load`.
+    """Frozen encoders and decoder; `pipeline.load` creates it.
 
-    Images are (B, 3, R, R) in [-1, 1]; z, mu and logvar (B, latent), the class code before the
+    Images are (B, 3, R, R) in [-1, 1]; z, mu and logvar are (B, latent), the class code before the
     content code.
     """
 
@@ -28,7 +28,7 @@ class Model:
         self.measured = Step(networks, precision)
 
     def at(self, resolution: int, alpha: float | None = None) -> Model:
-        """The model itself: it has one resolution, and no fade-in. ModelError."""
+        """The model itself: it has one resolution and no fade-in. ModelError."""
         if resolution != self.resolution or alpha not in (None, 1):
             raise ModelError(
                 f"the networks have one resolution, {self.resolution}, and alpha 1, "
@@ -42,39 +42,39 @@ class Model:
 
     @property
     def latent(self) -> int:
-        """Length of z: of both codes together."""
+        """Length of z, the sum of both codes."""
         return self.networks.shape.latent
 
     @property
     def parts(self) -> dict[str, slice]:
-        """Where the class code and the content code lie in z."""
+        """The slices of the class code and the content code in z."""
         return self.networks.shape.parts
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """mu and logvar of q(z|x)."""
         side = self.resolution
         if x.dim() != 4 or x.shape[1:] != (3, side, side):
-            raise ModelError(f"images are of shape (B, 3, {side}, {side}), not {tuple(x.shape)}")
+            raise ModelError(f"images must have shape (B, 3, {side}, {side}), not {tuple(x.shape)}")
         return self.measured.encode(self._here(x))
 
     def decode(self, z: Tensor) -> Tensor:
         """Images of z."""
         if z.dim() != 2 or z.shape[1] != self.latent:
-            raise ModelError(f"latents are of shape (N, {self.latent}), not {tuple(z.shape)}")
+            raise ModelError(f"latents must have shape (N, {self.latent}), not {tuple(z.shape)}")
         return self.measured.decode(self._here(z))
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """The images of x's mu."""
+        """Images decoded from mu of x."""
         return self.decode(self.encode(x)[0])
 
     def translate(self, class_images: Tensor, content_images: Tensor) -> Tensor:
-        """Images with the classes of the first and the contents of the second, pair by pair."""
+        """Images with the class of one image and the content of the other, pair by pair."""
         of_class, of_content = self.parts["class"], self.parts["content"]
         codes = self.encode(class_images)[0][:, of_class]
         return self.decode(torch.cat([codes, self.encode(content_images)[0][:, of_content]], dim=1))
 
     def prior(self, count: int, seed: int | None = None) -> Tensor:
-        """Draws of z; those of a seed are the same on every device, and begin alike."""
+        """Draws of z, (count, latent); for a seed equal on all devices and for every count."""
         generator = torch.default_generator
         if seed is not None:
             generator = torch.Generator().manual_seed(seed)
@@ -82,7 +82,7 @@ class Model:
         return self._here(torch.stack(draws))
 
     def from_prior(self, z: Tensor) -> Tensor:
-        """Images of draws of the prior: z as any other."""
+        """Images of draws of the prior; the same as `decode`."""
         return self.decode(z)
 
     def sample(self, count: int, seed: int | None = None) -> Tensor:

@@ -254,7 +254,7 @@ def test_a_full_cache_disk_is_announced_and_reading_goes_on(made, server, tmp_pa
     source.cache.folder = tmp_path / "gone"  # nothing can be written there
     source.cache.lock = lambda shard: threading.Lock()
     assert len(list(source.batches(np.arange(8)))) == 2
-    assert "the shard is not kept" in capsys.readouterr().out
+    assert "the shard is not cached" in capsys.readouterr().out
 
 
 def test_no_more_files_are_open_than_before(made, server):
