@@ -1,11 +1,11 @@
-# Everything below installs what it needs into .venv. `make help` lists the targets.
+# Every target installs its dependencies into .venv. `make help` lists the targets.
 BIN := .venv/bin
 UV := uv==0.13.9
 BUILD_PACKAGES := g++ libopencv-dev libturbojpeg0-dev pkg-config python3-dev python3-venv
 SLURM_PACKAGES := iproute2 mariadb-server-core munge slurm-client slurm-wlm-mysql-plugin slurmctld slurmd slurmdbd
 BROWSER_PACKAGES := chromium chromium-driver
 
-# PYTHON=python3.13 chooses the interpreter of .venv, and makes .venv anew where it has another.
+# PYTHON=python3.13 chooses the interpreter of .venv; a .venv with another interpreter is rebuilt.
 FITS := import sys; sys.exit(sys.version_info < (3, 10))
 ifdef PYTHON
 ifneq ($(shell $(PYTHON) -V 2>&1),$(shell test -x $(BIN)/python && $(BIN)/python -V))
@@ -49,8 +49,8 @@ lock: .venv/ready  ## newest versions into requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
-# Installs Debian packages where that is allowed, else prints the line that does.
-# $(1): the packages; $(2): what goes on without them (a shell command that fails stops make).
+# Installs Debian packages as root; otherwise prints the command to run.
+# $(1): the packages; $(2): a shell command to run if they are missing; its failure stops make.
 define debian
 @command -v dpkg-query >/dev/null || exit 0; \
 missing=$$(for p in $(1); do dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
@@ -67,10 +67,10 @@ endef
 system:  # ffcv compiles against OpenCV and TurboJPEG
 	$(call debian,$(BUILD_PACKAGES),exit 1)
 
-slurm:  # the tests bring up a real cluster; without these packages they skip and say so
+slurm:  # the tests start a real cluster; without these packages they are skipped with a message
 	$(call debian,$(SLURM_PACKAGES),true)
 
-browser:  # the explorer is tested in one; without these packages that test skips and says so
+browser:  # a test opens the explorer in a browser; without these packages it is skipped
 	$(call debian,$(BROWSER_PACKAGES),true)
 
 clean:  ## remove .venv, runs and data

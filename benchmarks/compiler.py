@@ -1,11 +1,12 @@
-"""What torch.compile would make of `norm`, counted by Inductor itself; nothing is compiled or run:
+"""Counts the kernels that torch.compile would generate for `norm`, without compiling or running it:
 
     python benchmarks/compiler.py [--side 256] [--channels 64] [--images 16]
 
-The plain twin and the kernels of `norm` in bf16, with noise and style, forward and backward:
-kernels, and bytes read and written in units of the map (images x channels x side x side, bf16).
-Eager figures are the ledger's, compiled ones those of Inductor's scheduler for a CPU after fusion:
-the one for a GPU asks the driver. Least possible are 3 forward and 5 backward, and the noise.
+The table has the plain form and the Triton kernels of `norm` in bf16, with noise and style, forward
+and backward: number of kernels, and bytes read and written in units of the map (images x channels x
+side x side, bf16). The ledger counts the eager form. Inductor's scheduler for a CPU counts the
+compiled form after fusion; its scheduler for a GPU needs a driver. The minimum is 3 maps forward
+and 5 backward, plus the noise.
 """
 
 import argparse

@@ -1,12 +1,12 @@
-"""Forms of a layer against each other, forward and backward, on the device at hand:
+"""Compares implementations of a layer, forward and backward, on the available device:
 
     python benchmarks/layers.py [--channels 64] [--batch 8] [--precision fp32]
 
-  resampling  the fused 4x4 form of downsample_conv and upsample_conv over the plain form
-  norm        noise to style in one piece over torch's operations and autograd
+  resampling  the fused 4x4 form of downsample_conv and upsample_conv; baseline: the plain form
+  norm        noise to style as one operation; baseline: torch's operations and autograd
 
-Figures are the baseline's time over ours, at the side of the larger image: above 1, ours is
-faster. Each is a ratio of medians taken in turns, so that a busy machine weighs on both alike.
+Each figure is the baseline's time divided by ours, at the side of the larger image; above 1 ours is
+faster. It is a ratio of medians of alternating runs, so that other load affects both equally.
 """
 
 import argparse
@@ -26,7 +26,7 @@ ROUNDS = 15
 
 
 def composed_norm(x: Tensor, bias: Tensor, eps: float, noise: Tensor, strength: Tensor, style):
-    """`norm` out of torch's operations."""
+    """`norm` as a composition of torch's operations."""
     x = torch.nn.functional.leaky_relu(x + strength * noise + bias, 0.2)
     x = torch.nn.functional.instance_norm(x, eps=eps)
     scale, shift = style[:, :, None, None].chunk(2, dim=1)
@@ -34,7 +34,7 @@ def composed_norm(x: Tensor, bias: Tensor, eps: float, noise: Tensor, strength: 
 
 
 def ratio(baseline: Callable, ours: Callable) -> float:
-    """Time of `baseline` over that of `ours`."""
+    """Time of `baseline` divided by time of `ours`."""
     times = {baseline: [], ours: []}
     for _ in range(ROUNDS):
         for function in times:

@@ -1,14 +1,14 @@
-"""What a step costs, by counting instead of timing: runs anywhere, and gives the same each time.
+"""Counts the cost of a step instead of timing it: needs no GPU and repeats exactly.
 
     python benchmarks/ledger.py [--config ffhq256] [--chip H100] [--micro-batch 4]
     python benchmarks/ledger.py --resolution 256 --operations    # one stage, by kind of kernel
 
-Each stage of a configuration in eager mode, as on a GPU, past its fade-in: multiply-accumulates
-per image, and per micro-batch the bytes that kernels read and write, the kernels, the peak memory
-of one process (`pipeline/ledger.py` says what counts), and the time of a roofline: each kernel at
-the peak rate of the chip's matrix units or of its memory, whichever takes longer, one after the
-other. No chip has reached it. Optimiser, average and loading are left out. Without --micro-batch,
-the whole batch of a step is one micro-batch.
+For each stage of a configuration, in eager mode as on a GPU and after the fade-in: multiply-
+accumulates per image, and per micro-batch the bytes that kernels read and write, the number of
+kernels, the peak memory of one process (`pipeline/ledger.py` defines the counts) and the roofline
+time. The roofline runs the kernels one after the other, each limited by the peak rate of the chip's
+matrix units or of its memory; it is a lower bound. Optimiser, average and loading are not counted.
+Without --micro-batch, the batch of a step is one micro-batch.
 """
 
 import argparse
@@ -25,19 +25,19 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 @dataclass(frozen=True)
 class Chip:
-    """Peak rates by the maker's data sheet, dense."""
+    """Dense peak rates of the manufacturer's data sheet."""
 
     flops: dict[str, float]
-    """By precision; in fp32 the matrix units are not used, since TF32 is off."""
+    """Per second, by precision; fp32 does not use the matrix units, as TF32 is off."""
     bytes: float
-    """Per second, of the device memory."""
+    """Bytes per second of the device memory."""
 
     def seconds(self, ledger: Ledger, precision: str) -> float:
         return ledger.seconds(self.flops[precision] / 2, self.bytes)
 
 
 # NVIDIA's data sheets "H100 Tensor Core GPU" (SXM), "H200 Tensor Core GPU" (SXM) and "A100 Tensor
-# Core GPU" (SXM, 80 GB); those of Hopper print the rates with sparsity, which are twice these.
+# Core GPU" (SXM, 80 GB); those of Hopper print rates with sparsity, twice the rates here.
 CHIPS = {
     "H100": Chip({"bf16": 989.4e12, "fp16": 989.4e12, "fp32": 67e12}, 3.35e12),
     "H200": Chip({"bf16": 989.4e12, "fp16": 989.4e12, "fp32": 67e12}, 4.8e12),
@@ -46,7 +46,7 @@ CHIPS = {
 
 
 def operations(ledger: Ledger, chip: Chip, precision: str) -> list[tuple[str, int, int, float]]:
-    """(name, kernels, bytes, seconds) of each kind of kernel, the longest first."""
+    """(name, kernels, bytes, seconds) of each kind of kernel, the slowest first."""
     kinds = defaultdict(lambda: [0, 0, 0.0])
     for kernel in ledger.rows:
         kind = kinds[kernel.name]
@@ -65,10 +65,10 @@ def main() -> None:
     parser.add_argument("--config", default="ffhq256", help="a YAML file, or a name in configs/")
     parser.add_argument("--chip", choices=CHIPS, default="H100")
     parser.add_argument("--precision", choices=["bf16", "fp16", "fp32"], default="bf16")
-    parser.add_argument("--micro-batch", type=int, help="images (default: those of a step)")
-    parser.add_argument("--resolution", type=int, help="this stage alone")
-    parser.add_argument("--plain", action="store_true", help="without the GPU's own kernels")
-    parser.add_argument("--operations", action="store_true", help="list the kinds of kernels too")
+    parser.add_argument("--micro-batch", type=int, help="images (default: the batch of a step)")
+    parser.add_argument("--resolution", type=int, help="only this stage")
+    parser.add_argument("--plain", action="store_true", help="without the Triton kernels")
+    parser.add_argument("--operations", action="store_true", help="also list the kinds of kernels")
     given = parser.parse_args()
     named = CONFIGS / f"{given.config}.yaml"
     config = load(Config, named if named.exists() else given.config, given.overrides)

@@ -1,18 +1,18 @@
-"""Images per second per core of both loaders, and how large a dataset they begin on at once:
+"""Measures images per second per core of both loaders, and their start-up on large datasets:
 
-    python benchmarks/loader.py speed SOURCE            # what dataprep/shard.py takes
+    python benchmarks/loader.py speed SOURCE            # a source of dataprep/shard.py
     python benchmarks/loader.py shards --counts 100 10000 100000
 
-speed: the images of SOURCE at 32, 64, 128 and 256 px, in tars of 50, by FFCV and WebDataset, in
-both orders, from files and over HTTP from a server in another process. The baseline is torch's
-DataLoader over a folder of the same images, as PNG and as JPEG, with Pillow. All of them give
-mirrored floats in [-1, 1] in batches of 32, from one thread that reads and decodes.
+speed: reads the images of SOURCE at 32, 64, 128 and 256 px, in tars of 50, by FFCV and WebDataset,
+in both orders, from files and over HTTP from a server in another process. The baseline is torch's
+DataLoader over a folder of the same images, as PNG and as JPEG, with Pillow. All yield randomly
+mirrored floats in [-1, 1] in batches of 32; one thread reads and decodes.
 
-shards: tars of ten 4x4 images each, made for it.
+shards: reads generated tars of ten 4x4 images.
 
-Every line of a table is measured in a process of its own. "Per core" divides by the processor time
-of all threads, which others on the machine do not change much; the clock they do. What is compiled
-is compiled before; "first batch" is without it, and without imports.
+Each row of a table is measured in a new process. "Per core" divides by the processor time of all
+threads, which depends less on other load than the wall clock. "First batch" excludes imports and
+compilation.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     speed = commands.add_parser("speed")
     speed.add_argument("source")
-    speed.add_argument("--images", type=int, default=600, help="measured at each size [600]")
+    speed.add_argument("--images", type=int, default=600, help="number measured at each size [600]")
     shards = commands.add_parser("shards")
     shards.add_argument("--counts", type=int, nargs="+", default=[100, 10_000, 100_000])
     one = commands.add_parser("one", help="one line of a table, as JSON")
@@ -65,11 +65,11 @@ def main() -> None:
 
 
 def in_a_process(what: str, **how) -> list[dict]:
-    """What `one` prints, from a new process that computes with one thread."""
+    """The output of the command `one` in a new process with one thread."""
     command = [sys.executable, __file__, "one", what, json.dumps(how)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    said = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
-    return json.loads(said.stdout)
+    done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout)
 
 
 def table_of_speed(source: str, images: int, folder: Path) -> None:
@@ -107,7 +107,7 @@ def table_of_speed(source: str, images: int, folder: Path) -> None:
 
 
 def unpack(made: Manifest, side: int, folder: Path) -> None:
-    """The training images as files: `side`/png and `side`/jpg."""
+    """Writes the training images as files, to `side`/png and `side`/jpg."""
     for kind in ("png", "jpg"):
         (folder / str(side) / kind).mkdir(parents=True)
     for tar in made.tars(side, "train"):
@@ -119,7 +119,7 @@ def unpack(made: Manifest, side: int, folder: Path) -> None:
 
 @contextmanager
 def serving(folder: Path) -> Iterator[str]:
-    """The address of a server of `folder`, in a process of its own, on 127.0.0.1 only."""
+    """Serves `folder` on 127.0.0.1 from another process; yields the address."""
     command = [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1"]
     process = subprocess.Popen(
         [*command, "--directory", folder], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
@@ -152,7 +152,7 @@ def measure_loader(how: dict) -> list[dict]:
 
 
 def measure_folder(how: dict) -> list[dict]:
-    """The same of torch's DataLoader over a folder of images, as people write it."""
+    """The same for a plain torch DataLoader over a folder of images."""
     import torch
     from torch.utils.data import DataLoader, Dataset
 
@@ -202,7 +202,7 @@ def timed(batches: Callable[[], Iterator], images: int, before: float, warm: boo
 
 
 def memory() -> float:
-    """The most that this process has had, in MiB."""
+    """Peak memory of this process in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

@@ -1,18 +1,18 @@
-"""dataprep/shard.py against the loop that people write, on the same images in the same run:
+"""Compares dataprep/shard.py with a plain loop, on the same images in the same run:
 
     python benchmarks/shard.py                              # drawn faces, 1,000 of each kind
     python benchmarks/shard.py --photos faces.zip --images 300
 
-Two kinds of source: 256x256 JPEG, and 1024x1024 PNG made from them by enlarging and adding grain.
-All seven resolutions from 4 to 256, WebDataset tars and FFCV files.
+The sources are 256x256 JPEG, and 1024x1024 PNG made from them by enlarging and adding noise. The
+outputs are all seven resolutions from 4 to 256, as WebDataset tars and FFCV files.
 
   plain       Pillow in one process: decode, resize seven times, ShardWriter with its default PNG;
               then ffcv's DatasetWriter with one worker over the shards of each resolution
-  decoding    Pillow decodes each image, nothing more
-  shard.py    this project, with 1 and with 2 workers, its start and its fsync included
+  decoding    Pillow decodes each image and discards it
+  shard.py    this project with 1 and with 2 workers, including start-up and fsync
 
-Every figure is the best of --repeat. "CPU" is the processor time of all processes together: on a
-machine that others use as well, it says more than the clock.
+Every figure is the best of --repeat. "CPU" is the processor time of all processes; on a shared
+machine it is more reliable than the wall clock.
 """
 
 import argparse
@@ -36,12 +36,12 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 SIDES = [2**i for i in range(2, 9)]
-PR_SET_CHILD_SUBREAPER = 36  # the workers of what we start become our children
-GRAIN = 2.0  # standard deviation in grey levels: an enlarged image without it is too easy a PNG
+PR_SET_CHILD_SUBREAPER = 36  # makes orphaned workers children of this process
+GRAIN = 2.0  # noise, standard deviation in grey levels: smooth images compress too well as PNG
 
 
 def make_sources(folder: Path, images: int, photos: Path | None) -> dict[str, Path]:
-    """Folders with the images of each kind."""
+    """Writes a folder of images of each kind; returns {kind: folder}."""
     sources = {"JPEG 256": folder / "jpeg", "PNG 1024": folder / "png"}
     for path in sources.values():
         path.mkdir()
@@ -81,7 +81,7 @@ def decoding(source: Path, out: Path) -> None:
 
 
 def plain(source: Path, out: Path) -> None:
-    """What people write. ffcv and webdataset are imported before the clock starts."""
+    """The plain loop. `main` imports ffcv and webdataset before the timing starts."""
     import ffcv
     import webdataset
 
@@ -121,7 +121,7 @@ WAYS: dict[str, Callable[[Path, Path], None]] = {
 
 
 def timed(way: Callable[[Path, Path], None], source: Path, folder: Path) -> tuple[float, float]:
-    """Seconds by the clock, and of processor time."""
+    """Wall-clock seconds and processor seconds."""
     out = folder / "out"
     begun, used = time.perf_counter(), processor_time()
     way(source, out)
@@ -132,8 +132,8 @@ def timed(way: Callable[[Path, Path], None], source: Path, folder: Path) -> tupl
 
 
 def processor_time() -> float:
-    """Of this process and of all that it has started, once they have ended."""
-    time.sleep(0.3)  # workers end a moment after what started them, and are adopted by us
+    """Processor seconds of this process and of its finished descendants."""
+    time.sleep(0.3)  # workers end a moment after their parent, and are adopted by this process
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
@@ -146,7 +146,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--photos", type=Path, help="a zip of 256x256 JPEG to use")
     parser.add_argument("--repeat", type=int, default=2)
-    parser.add_argument("--folder", help="where to work [the system's temporary folder]")
+    parser.add_argument("--folder", help="working folder [the system's temporary folder]")
     args = parser.parse_args()
     import ffcv.fields
     import ffcv.writer  # noqa: F401

@@ -1,17 +1,18 @@
-"""A whole step, timed, with torch and nothing else installed, from a plain copy of the tree:
+"""Times a whole step; needs only torch and a copy of the source tree:
 
     python benchmarks/step.py --out step                  # the table: step.md and step.json
     python benchmarks/step.py --resolutions 64 --precisions bf16 --forms eager --seconds 2
 
-Every resolution in fp32 and bf16, eager and compiled (block by block), our step and the published
-passes (which draw anew for the decoder and decode for gamma_r: 33 instead of 24
-forward-equivalents). A step is both updates, both optimisers and the moving average, of the batch
-of configs/ffhq256.yaml, halved until it fits the memory; on a CPU of --batch images. No loading.
+Measures every resolution in fp32 and bf16, eager and compiled (per block), for our step and for the
+published passes, which draw again for the decoder and decode for gamma_r: 33 instead of 24
+forward-equivalents. A step consists of both updates, both optimisers and the moving average. Its
+batch is that of configs/ffhq256.yaml, halved until it fits into memory; on a CPU it is --batch.
+Loading is not included.
 
-  images/s   the median step of --seconds, after three that warm up
-  GiB        the most that torch held on a GPU; on a CPU it is not measured
-  kernels    launched in one step on a GPU, by torch's profiler; on a CPU it is not measured
-  of matrix  multiply-accumulates of the ledger over those of a large matrix product, per second
+  images/s   from the median of the steps in --seconds, after three warm-up steps
+  GiB        torch's peak memory on a GPU; not measured on a CPU
+  kernels    launched in one step on a GPU, by torch's profiler; not measured on a CPU
+  of matrix  multiply-accumulates per second (of the ledger), relative to a large matrix product
 """
 
 import argparse
@@ -36,10 +37,10 @@ FORMS = ("eager", "compiled")
 
 
 def networks_alone() -> None:
-    """Makes the style networks importable without what the rest of the project needs.
+    """Makes the style networks importable without the project's other dependencies.
 
-    Of `pipeline.networks` the package file is passed over, which imports every family. Where
-    pydantic is missing, plain dataclasses stand in: nothing is validated then.
+    Skips the package file of `pipeline.networks`, which imports every family. If pydantic is not
+    installed, replaces it by plain dataclasses, without validation.
     """
     sys.path[0] = str(ROOT)  # was benchmarks/
     package = types.ModuleType("pipeline.networks")
@@ -94,7 +95,7 @@ OBJECTIVES = {
 
 
 class Step:
-    """Both updates of a batch, as `stages.stage` makes them, without engines."""
+    """Both updates of a batch, as in `stages.stage`, without engines."""
 
     def __init__(self, shape: Shape, side: int, batch: int, precision: str, passes: str, device):
         torch.manual_seed(0)
@@ -142,7 +143,7 @@ def wait(device: torch.device) -> None:
 
 
 def seconds(step, device: torch.device, at_least: float) -> float:
-    """The median time of `step`, of those that fit into `at_least` seconds, three or more."""
+    """The median time of `step`, over at least three runs and `at_least` seconds."""
     times: list[float] = []
     for _ in range(3):
         step()
@@ -163,7 +164,7 @@ def matrix_rate(device: torch.device, precision: str) -> float:
 
 
 def kernels(step) -> int:
-    """Kernels and copies that one step puts on the GPU."""
+    """Number of kernels and copies that one step launches on the GPU."""
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CUDA]) as profiled:
@@ -173,7 +174,7 @@ def kernels(step) -> int:
 
 
 def measure(given, device, side: int, precision: str, form: str, passes: str, rate: float) -> dict:
-    """One row; the batch is halved while it does not fit."""
+    """One row of the table; halves the batch until it fits into memory."""
     shape = Shape(base_channels=given.channels, max_channels=8 * given.channels)
     batch = given.batch or (BATCHES[side] if device.type == "cuda" else 1)
     row = {"px": side, "precision": precision, "form": form, "passes": passes}
@@ -219,8 +220,8 @@ def main() -> None:
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=FORMS)
     parser.add_argument("--passes", nargs="+", choices=PASSES, default=PASSES)
     parser.add_argument("--channels", type=int, default=64, help="at 256 px (default: 64)")
-    parser.add_argument("--batch", type=int, help="images of a step (a CPU's default: 1)")
-    parser.add_argument("--seconds", type=float, default=5.0, help="to time each row for")
+    parser.add_argument("--batch", type=int, help="images per step (default on a CPU: 1)")
+    parser.add_argument("--seconds", type=float, default=5.0, help="duration of timing per row")
     parser.add_argument("--out", type=Path, help="write OUT.md and OUT.json")
     given = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,15 +1,15 @@
-"""Training of the 2-D study's ensembles against one model at a time, on the device at hand:
+"""Compares training of the 2-D study's ensembles with one model at a time, on this device:
 
     python benchmarks/two_d.py [--models 5] [--precision bf16] [--rounds 15]
 
-  published   iterations of the published form: one model, torch's modules in float32, points drawn
-              one by one, images decoded anew for each update, gamma_r = 1e-8 (spec F.3, G)
-  alone       our step with an ensemble of one, in the same form
+  published   the published form: one model, torch's modules in float32, points drawn one by one,
+              images decoded again for each update, gamma_r = 1e-8 (spec F.3, G)
+  alone       our step with an ensemble of one, otherwise the same
 
-Figures are the time of `models` iterations of either over one step of an ensemble of `models`:
-above 1, the ensemble is faster. Each is a ratio of medians taken in turns, so that a busy machine
-weighs on all alike. The ensembles are Soft-IntroVAE on 8 Gaussians: as in Table 2, and as in
-Algorithm 1, where samples alone are fakes.
+Each figure is the time of `models` iterations of a baseline, divided by the time of one step of an
+ensemble of `models`; above 1 the ensemble is faster. It is a ratio of medians of alternating runs,
+so that other load affects all equally. The ensembles train Soft-IntroVAE on 8 Gaussians as in Table
+2, and as in Algorithm 1, where only samples are fakes.
 """
 
 import argparse
@@ -56,7 +56,7 @@ class Published:
         mu, logvar = self.encode(x)
         z = draw(mu, logvar)
         x_r, x_f = self.decoder(z), self.decoder(z_prior)
-        with torch.no_grad():  # logged by the published loop
+        with torch.no_grad():  # the published loop decodes this for its log
             self.decoder(self.encode(x)[0])
         real = B_REC * squared_error(x, x_r).mean() + B_KL * kl_divergence(mu, logvar).mean()
         exp_elbo = [self.exp_elbo(fake).mean() for fake in (x_f, x_r)]
@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     given = parser.parse_args()
     if given.rounds < WARM_UP + 1:
-        parser.error(f"--rounds {given.rounds}: the first {WARM_UP} are not counted")
+        parser.error(f"--rounds {given.rounds}: the first {WARM_UP} only warm up")
     keep_freed_memory()
     algorithm_1 = {"reconstructions_as_fakes": False, "target_gradient": False}
     steps = {

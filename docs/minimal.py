@@ -2,11 +2,11 @@
 
     python docs/minimal.py        # two minutes on a CPU core; writes minimal.png
 
-The data are the 8x8 handwritten digits of UCI, 1,797 of them, in a file that scikit-learn installs
-(MLflow needs it, so .venv has it). Elsewhere name the file: python docs/minimal.py digits.csv.gz
+The data are UCI's 1,797 handwritten 8x8 digits, in a file that scikit-learn installs (.venv has it,
+as MLflow needs it). Without scikit-learn name the file: python docs/minimal.py digits.csv.gz
 
 tests/docs/test_minimal.py compares losses and gradients with pipeline/objective.py. One term of
-the paper is left out: Rec(x_f, x_ff) in L_D, with a weight gamma_r of 1e-8 of no effect in float32.
+the paper is left out: Rec(x_f, x_ff) in L_D. Its weight gamma_r = 1e-8 has no effect in float32.
 """
 
 import gzip
@@ -74,7 +74,7 @@ def kl(mu: Tensor, logvar: Tensor) -> Tensor:
 
 
 def encoder_loss(E: nn.Module, D: nn.Module, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """L_E and z: raises the ELBO of real images, lowers exp(alpha ELBO) of generated ones."""
+    """L_E and z: raises the ELBO of real images and lowers exp(alpha ELBO) of generated ones."""
     mu, logvar = encode(E, x)
     z = draw(mu, logvar)
     real = BETA_REC * rec(x, D(z)) + BETA_KL * kl(mu, logvar)
@@ -85,12 +85,12 @@ def encoder_loss(E: nn.Module, D: nn.Module, x: Tensor, noise: Tensor) -> tuple[
 
 
 def decoder_loss(E: nn.Module, D: nn.Module, x: Tensor, z: Tensor, noise: Tensor) -> Tensor:
-    """L_D: reconstructs, and makes samples to which the encoder gives a small KL."""
+    """L_D: lowers the reconstruction error of real images and the KL of generated ones."""
     return SCALE * (BETA_REC * rec(x, D(z)) + BETA_KL * kl(*encode(E, D(noise)))).mean()
 
 
 def update(network: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    """One step of `network` alone; the gradient only passes through the other one."""
+    """One step of `network` only; the gradient passes through the other one unused."""
     parameters = list(network.parameters())
     for p, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
         p.grad = gradient
@@ -105,7 +105,7 @@ def digits(path: Path) -> Tensor:
 
 
 def save_png(path: str, x: Tensor, columns: int = 20) -> None:
-    """Images (N, 1, 8, 8) in rows of `columns`, each pixel as 4x4, in grey."""
+    """Writes images (N, 1, 8, 8) as a grey PNG, in rows of `columns`, each pixel as 4x4."""
     sheet = nn.functional.pad(x, (1, 1, 1, 1), value=1.0).unflatten(0, (-1, columns))
     sheet = sheet[:, :, 0].transpose(1, 2).flatten(2).flatten(0, 1)
     sheet = ((sheet * 127.5 + 127.5).clamp(0, 255).to(torch.uint8)).repeat_interleave(4, 0)
@@ -123,7 +123,7 @@ def main() -> None:
     found = find_spec("sklearn")
     if len(sys.argv) == 1 and found is None:
         sys.exit(
-            "scikit-learn is not installed: name its file, python docs/minimal.py digits.csv.gz"
+            "scikit-learn is not installed: name the data, python docs/minimal.py digits.csv.gz"
         )
     shipped = [] if found is None else [Path(found.origin).parent / "datasets/data/digits.csv.gz"]
     train, test = digits(Path([*sys.argv[1:], *shipped][0])).split((1500, 297))
@@ -143,7 +143,7 @@ def main() -> None:
         x_r = D(encode(E, x)[0])
         print(f"mean squared error of 40 test images: {(x - x_r).square().mean():.3f}")
         save_png("minimal.png", torch.cat([x[:20], x_r[:20], x[20:], x_r[20:], samples]))
-    print("minimal.png: test images over their reconstructions, twice; then samples")
+    print("minimal.png: two times test images above their reconstructions, then samples")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from dataprep.images.pyramid import pyramid, squared
 from pipeline.data.loaders import to_float
 from pipeline.networks.style.trained import Model
 
-BATCH = 16  # images in the networks at once
+BATCH = 16  # images per forward pass
 
 
 class SourceError(Exception):

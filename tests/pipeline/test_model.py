@@ -103,9 +103,9 @@ def test_what_it_cannot_do_is_said(run_folder, model, tmp_path):
         model.at(32)
     with pytest.raises(ModelError, match="alpha 2 is not between"):
         model.at(16, 2)
-    with pytest.raises(ModelError, match=r"of shape \(B, 3, 16, 16\), not \(2, 3, 8, 8\)"):
+    with pytest.raises(ModelError, match=r"have shape \(B, 3, 16, 16\), not \(2, 3, 8, 8\)"):
         model.encode(torch.zeros(2, 3, 8, 8))
-    with pytest.raises(ModelError, match=r"of shape \(N, 8\), not \(2, 9\)"):
+    with pytest.raises(ModelError, match=r"have shape \(N, 8\), not \(2, 9\)"):
         model.decode(torch.zeros(2, 9))
     with pytest.raises(ModelError, match="noise 'some' is not one of random, fixed, off"):
         model.decode(torch.zeros(2, 8), noise="some")

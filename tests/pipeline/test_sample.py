@@ -260,7 +260,7 @@ def test_what_cannot_be_done_is_said_in_a_line(run, faces, tmp_path):
     assert "writes no movie" in refusal("generate", out="x.mp4")
     assert "ends in .jpg" in refusal("generate", out="x.jpg")
     assert "exists: name" in refusal("generate", out="faces")
-    assert "fewer than two" in refusal("interpolate", faces / "a.png")
+    assert "at least two images" in refusal("interpolate", faces / "a.png")
     assert "are too few for 4 rows" in refusal("mix", faces, "--rows", 4)
     assert "the model has 4 to 16" in refusal("mix", "--levels", "32-64")
     (faces / "e.png").write_text("no image")

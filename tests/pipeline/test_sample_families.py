@@ -107,5 +107,5 @@ def test_what_is_for_styles_is_refused(checkpoint, pictures, tmp_path):
         ("generate", ["--psi", "0.5"]),
         ("interpolate", [*pictures, "--space", "w"]),
     ):
-        with pytest.raises(SystemExit, match="styles"):
+        with pytest.raises(SystemExit, match="style networks"):
             run(command, checkpoint, tmp_path / "x.png", *more)

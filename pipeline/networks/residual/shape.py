@@ -13,8 +13,8 @@ class Shape:
     """Sizes and variants; the defaults are the published CIFAR-10 networks (spec A.1)."""
 
     WHOLE_BATCHES: ClassVar[str | None] = (
-        "batch norm normalises by the images that are computed on at once, and parts of a batch "
-        "are another algorithm"
+        "batch norm uses the statistics of the images that are computed together, and splitting a "
+        "batch changes the algorithm"
     )
 
     kind: Literal["residual"] = "residual"
