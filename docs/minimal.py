@@ -1,4 +1,4 @@
-"""Soft-IntroVAE in one file, with torch alone: Algorithm 1 of https://arxiv.org/abs/2012.13253.
+"""Soft-IntroVAE in one file, with torch only: Algorithm 1 of https://arxiv.org/abs/2012.13253.
 
     python docs/minimal.py        # two minutes on a CPU core; writes minimal.png
 

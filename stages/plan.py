@@ -1,8 +1,9 @@
 """Changes of a training's configuration, and branches of a training.
 
-What is computed is a function of the configuration and of images seen. A training may therefore
+The computation depends only on the configuration and the images seen. A training can therefore
 continue with another configuration that agrees on the images already seen. `Config.history` lists
-the changes, each with its image; a training by that list in an empty folder gives the same bits.
+the changes and the images at which they apply. A new training with this history gives the same
+weights, bit for bit.
 """
 
 import json
@@ -30,7 +31,7 @@ FREE = (
 
 
 def parts(config: Config) -> list[tuple[Config, int]]:
-    """The configurations of a training in order, each with the images seen at which it ends."""
+    """The configurations of a training in order, each with the images seen at its end."""
     content, end = plain(replace(config, history=[])), schedule.total(config)
     found = []
     for change in reversed(config.history):
@@ -59,13 +60,13 @@ def with_precision(config: Config, chosen: Any) -> Config:
 
 
 def read(folder: Path) -> Config | None:
-    """The configuration of the training in `folder`; None where there is none. ConfigError."""
+    """The configuration of the training in `folder`; None if there is none. ConfigError."""
     path = folder / "config.yaml"
     return parse(Config, yaml.safe_load(path.read_text()), str(path)) if path.exists() else None
 
 
 def write(folder: Path, config: Config) -> None:
-    """config.yaml."""
+    """Writes config.yaml to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     with whole(folder / "config.yaml") as beside:
         beside.write_text(yaml.safe_dump(plain(config), sort_keys=False))
@@ -153,7 +154,8 @@ def shape_conflict(smaller: networks.Shape, larger: networks.Shape) -> str | Non
 
 
 def tensor_mismatch(given: dict[str, torch.Size], wanted: dict[str, torch.Tensor]) -> str | None:
-    """A message about the first tensor of `given` that `wanted` lacks or has at another size."""
+    """A message about the first tensor of `given` that is missing or has another size in `wanted`.
+    None if there is none."""
     for name, size in given.items():
         if name not in wanted:
             return f"the new networks have no tensor {name}"

@@ -60,7 +60,7 @@ def test_its_card_has_the_numbers_by_their_honest_names_and_all_its_pictures(run
     pack.main(["--checkpoint", str(run), "--out", str(out)])
     card = (out / "README.md").read_text()
     assert "| fd_random_40 | 12.5 | Fréchet distance of other features" in card and "no FID" in card
-    assert "must not be used" in card
+    assert "Do not use it" in card
     pictures = re.findall(r"!\[.*?\]\((.*?)\)", card)
     assert pictures == ["samples.png", "reconstructions.png"]
     assert all((out / name).exists() for name in pictures)

@@ -1,1 +1,1 @@
-"""Residual networks with batch norm: CIFAR-10 and its kin (spec image-systems, A, B, E, F)."""
+"""Residual networks with batch norm, as for CIFAR-10 (spec image-systems, A, B, E, F)."""

@@ -1,1 +1,1 @@
-"""Image translation: a class and a content code of each image, without labels (spec, C)."""
+"""Image translation: a class code and a content code per image, without labels (spec, C)."""
