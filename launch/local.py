@@ -40,7 +40,7 @@ def main() -> None:
         help="default: one per GPU, as far as the batches divide; without a GPU, one",
     )
     sweep.add_arguments(parser)
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()  # keys and options in any order
     try:
         if args.keys is not None:
             print_keys(Config, args.keys)

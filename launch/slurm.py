@@ -43,7 +43,7 @@ def main() -> None:
     sbatch.add_arguments(parser)
     sweep.add_arguments(parser)
     parser.add_argument("--follow", action="store_true", help="print the training's output")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()  # keys and options in any order
     try:
         if args.keys is not None:
             print_keys(Config, args.keys)

@@ -71,7 +71,7 @@ class Config:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    given = parser().parse_args(arguments)
+    given = parser().parse_intermixed_args(arguments)
     try:
         loaded = model.load(
             given.checkpoint,

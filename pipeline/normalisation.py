@@ -45,7 +45,7 @@ SIZE = 32
 
 
 def main(arguments: list[str] | None = None) -> None:
-    given = parser().parse_args(arguments)
+    given = parser().parse_intermixed_args(arguments)
     try:
         loaded = models.load(given.checkpoint, device=given.device)
         if loaded.networks.shape.kind != "residual":

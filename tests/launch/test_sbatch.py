@@ -44,6 +44,13 @@ def test_the_job_gets_lines_and_variables(dry_run):
     assert "\nexport GREETING='it'\"'\"'s; rm -rf x'\nmodule load cuda\n" in said
 
 
+def test_keys_and_options_come_in_any_order(dry_run):
+    said = dry_run("seed=3", "--time", "60", "name=faces", "--env", "A=1", "data.window=4")
+    for line in ("seed: 3", "#SBATCH --time=60", "name: faces", "export A=1", "  window: 4"):
+        assert f"\n{line}\n" in said
+    assert dry_run("seed=3", "--tume", "60") == "2"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
