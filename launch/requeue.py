@@ -63,6 +63,9 @@ def reason(folder: Path, status: int) -> str:
     if status == HANG:
         with contextlib.suppress(OSError):
             return (folder / "processes" / SENTENCE).read_text().strip()
+    if status == 128 + signal.SIGKILL:  # which srun sends to all others when one has died
+        log = f"{os.environ['SLURM_JOB_ID']}_0_log.err"
+        return f"a process died (which, and of what: `srun: error:` in {log})"
     if 128 < status <= 128 + signal.NSIG:
         return f"a process was killed ({signal.Signals(status - 128).name})"
     return MEANING.get(status, f"a process ended with status {status}")

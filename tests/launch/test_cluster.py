@@ -134,7 +134,8 @@ def test_the_exit_status_decides_what_becomes_of_a_job(program, tmp_path, monkey
         return requeue.settle(tmp_path, status), capsys.readouterr().out
 
     assert settle(requeue.OWN_ERROR, 0) == (201, "an error of its own: job 7 is not requeued\n")
-    killed = "a process was killed (SIGKILL): job 7 is requeued\n"
+    killed = "a process died (which, and of what: `srun: error:` in 7_0_log.err): "
+    killed += "job 7 is requeued\n"
     assert settle(137, 0) == (137, killed)
     assert settle(137, 0) == (137, killed)  # the same attempt counts once
     assert settle(199, 1) == (199, "process 2 has been in `data`: job 7 is requeued\n")
