@@ -12,7 +12,8 @@ from mlflow import MlflowClient
 from launch.slurm import snapshot
 from stages.origin import version
 from tests.conftest import ROOT
-from tests.stages.tiny import final_weights, journal, tiny, write
+from tests.pipeline.data.server import Server
+from tests.stages.tiny import final_weights, journal, run, tiny, write
 
 pytestmark = pytest.mark.slurm
 LAST = 1792
@@ -89,8 +90,8 @@ def wait_for_images(cluster, folder: Path, images: int) -> None:
     )
 
 
-def abort_a_process(job: str) -> None:
-    """Kills the second task of a job as NCCL's watchdog does."""
+def kill_a_process(job: str, number: int) -> None:
+    """Sends a signal to the second task of a job."""
     for path in Path("/proc").glob("[0-9]*/environ"):
         try:
             found = dict(line.partition("=")[::2] for line in path.read_text().split("\0"))
@@ -99,7 +100,7 @@ def abort_a_process(job: str) -> None:
             continue
         of_job = found.get("SLURM_JOB_ID") == job and found.get("SLURM_PROCID") == "1"
         if of_job and "submitit.core._submit" in command:
-            os.kill(int(path.parent.name), signal.SIGABRT)
+            os.kill(int(path.parent.name), number)
             return
     raise AssertionError(f"job {job} has no second task")
 
@@ -121,7 +122,7 @@ def test_a_signal_a_dead_node_and_a_dead_process_change_nothing(
         slurm_cluster.wait_until(lambda: state(slurm_cluster, job) == "PENDING", "a requeue", 120)
         slurm_cluster.power_on(3)
         wait_for_images(slurm_cluster, folder, 1280)
-        abort_a_process(job)
+        kill_a_process(job, signal.SIGABRT)  # as NCCL's watchdog does
         slurm_cluster.wait_until(lambda: state(slurm_cluster, job) == "PENDING", "a requeue", 120)
         follow = slurm(*arguments, "--follow")
         assert "COMPLETED" in follow
@@ -132,6 +133,34 @@ def test_a_signal_a_dead_node_and_a_dead_process_change_nothing(
     assert not list((folder / "slurm").glob("failed-*"))
     assert final_weights(folder, LAST) == final_weights(whole[0], LAST)
     assert journal(folder, "loss_E") == journal(whole[0], "loss_E")
+
+
+def test_streamed_from_the_web_a_killed_process_changes_nothing(dataset, slurm_cluster, tmp_path):
+    made = tmp_path / "dataset"
+    command = [sys.executable, "dataprep/shard.py", dataset.parent / "images", "--out", made]
+    command += ["--max-resolution", "8", "--formats", "webdataset", "--shard-samples", "5"]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    content = tiny(made, data__order="shards", data__window=2)
+    content["stages"][1]["images"] = 640
+    assert run(content, tmp_path / "files", 4) == [0] * 4
+    folder = tmp_path / "web"
+    try:
+        with Server(made, host=slurm_cluster.host_address) as server:
+            content["data"]["path"] = server.address
+            config = write(content, tmp_path / "tiny.yaml")
+            arguments = ("--nodes", 4, "--config", config, "--output", folder)
+            slurm(*arguments)
+            job = (folder / "slurm" / "job").read_text()
+            wait_for_images(slurm_cluster, folder, 320)
+            kill_a_process(job, signal.SIGKILL)
+            assert "COMPLETED" in slurm(*arguments, "--follow")
+    finally:
+        slurm_cluster.restore()
+    said = (folder / "slurm" / f"{job}_0_log.out").read_text()
+    assert f"a process died (which, and of what: `srun: error:` in {job}_0_log.err)" in said
+    assert "continuing at" in said
+    assert "task 1: Killed" in (folder / "slurm" / f"{job}_0_log.err").read_text()
+    assert final_weights(folder, 736) == final_weights(tmp_path / "files", 736)
 
 
 def state(cluster, job: str) -> str:

@@ -1,4 +1,4 @@
-"""A web server on 127.0.0.1 that gives a folder, and can be told to fail."""
+"""A web server of tests that gives a folder, and can be told to fail."""
 
 import re
 import threading
@@ -19,7 +19,7 @@ class Server:
     spoil      whether a byte of each tar is another
     """
 
-    def __init__(self, folder: Path, port: int = 0):
+    def __init__(self, folder: Path, port: int = 0, host: str = "127.0.0.1"):
         self.folder, self.asked = Path(folder), Counter()
         self.truncate = self.status = None
         self.stall = self.failures = 0
@@ -35,10 +35,10 @@ class Server:
             def log_message(self, *args):
                 pass
 
-        self.http = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        self.http = ThreadingHTTPServer((host, port), Handler)
         self.http.daemon_threads = True
         self.port = self.http.server_port
-        self.address = f"http://127.0.0.1:{self.port}"
+        self.address = f"http://{host}:{self.port}"
         threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True).start()
 
     def answer(self, request) -> None:
