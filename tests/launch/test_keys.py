@@ -28,7 +28,8 @@ def test_keys_are_printed_with_type_default_and_meaning(program, monkeypatch, ca
     assert "objective.method: vae | introvae | soft-introvae (chooses the keys below)\n" in out
     line = "objective.beta_neg: float >= 0 (default 256.0, where objective.method=soft-introvae)\n"
     assert (
-        f"{line}    beta_kl within the exponential; of the order of the latent's length.\n" in out
+        f"{line}    Weight of the KL within the exponential; of the order of the latent's length.\n"
+        in out
     )
     assert "objective.margin: float > 0 (required, where objective.method=introvae)\n" in out
     assert "engine." not in out
