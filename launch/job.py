@@ -1,5 +1,6 @@
 """The program of each task of a SLURM job."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -12,7 +13,7 @@ import submitit
 import torch
 import torch.distributed as dist
 
-from launch.requeue import LOST, OWN_ERROR
+from launch.requeue import LOST, OWN_ERROR, own_error
 from stages.config import Config
 from stages.trainer import train
 
@@ -44,7 +45,10 @@ class Training:
             if lost:
                 # Where it was lost by an error of its own, that one's status comes first.
                 time.sleep(PATIENCE)
-            leave(LOST if lost else OWN_ERROR)
+                leave(LOST)
+            with contextlib.suppress(OSError):  # a full disk
+                own_error(self.folder).touch()
+            leave(OWN_ERROR)
         else:
             if stopped_by == signal.SIGUSR2 and place.rank == 0:
                 os.kill(os.getpid(), signal.SIGUSR2)  # to submitit: requeue
@@ -76,8 +80,9 @@ def leave(status: int) -> None:
 
 def is_lost_connection(error: BaseException) -> bool:
     """Whether another process ended or is unreachable; gloo raises a RuntimeError for that."""
-    if isinstance(error, SystemExit) and error.__cause__ is not None:
-        return is_lost_connection(error.__cause__)
-    return isinstance(error, dist.DistError) or (
+    if isinstance(error, dist.DistError) or (
         isinstance(error, RuntimeError) and "gloo" in str(error)
-    )
+    ):
+        return True
+    before = error.__cause__ or error.__context__
+    return before is not None and is_lost_connection(before)

@@ -1,7 +1,8 @@
-"""What becomes of a job whose tasks did not end well: decided by their exit status.
+"""What becomes of a job whose tasks did not end well: decided by how the first of them ended.
 
-The batch script calls it after its tasks, with what srun ended with, which is the highest status
-of all of them: those that have a meaning here are therefore above those of signals.
+The batch script calls it after its tasks, with the status of srun. When one task has failed, srun
+kills the others, and then its status is that of their signal: a task therefore writes an error of
+its own, or what a hanging training waits for, into a file as well.
 
     python -m launch.requeue FOLDER STATUS        # of the run
 """
@@ -36,6 +37,11 @@ def main() -> None:
 def settle(folder: Path, status: int) -> int:
     """Requeues this job, or says why not; the exit status of the batch script."""
     job, restarts = os.environ["SLURM_JOB_ID"], os.environ.get("SLURM_RESTART_COUNT", "0")
+    if 128 < status <= 128 + signal.NSIG:
+        if own_error(folder).exists():
+            status = OWN_ERROR
+        elif (folder / "processes" / SENTENCE).exists():
+            status = HANG
     why = reason(folder, status)
     if status == OWN_ERROR:
         print(f"{why}: job {job} is not requeued", flush=True)
@@ -58,16 +64,23 @@ def settle(folder: Path, status: int) -> int:
     return status
 
 
+def own_error(folder: Path) -> Path:
+    """Where a task of this attempt of this job says that it ended by an error of its own."""
+    job, restarts = os.environ["SLURM_JOB_ID"], os.environ.get("SLURM_RESTART_COUNT", "0")
+    return folder / "slurm" / f"error-{job}-{restarts}"
+
+
 def reason(folder: Path, status: int) -> str:
     """In words, what tasks ended with."""
     if status == HANG:
         with contextlib.suppress(OSError):
-            return (folder / "processes" / SENTENCE).read_text().strip()
-    if status == 128 + signal.SIGKILL:  # which srun sends to all others when one has died
+            found = folder / "processes" / SENTENCE
+            said = found.read_text().strip()
+            found.unlink()  # it is not true of the next attempt
+            return said
+    if 128 < status <= 128 + signal.NSIG:
         log = f"{os.environ['SLURM_JOB_ID']}_0_log.err"
         return f"a process died (which, and of what: `srun: error:` in {log})"
-    if 128 < status <= 128 + signal.NSIG:
-        return f"a process was killed ({signal.Signals(status - 128).name})"
     return MEANING.get(status, f"a process ended with status {status}")
 
 

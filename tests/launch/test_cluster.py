@@ -126,7 +126,6 @@ def test_the_exit_status_decides_what_becomes_of_a_job(program, tmp_path, monkey
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     (tmp_path / "slurm").mkdir()
     (tmp_path / "processes").mkdir()
-    (tmp_path / "processes" / watch_dog.SENTENCE).write_text("process 2 has been in `data`\n")
 
     def settle(status: int, restarts: int) -> tuple[int, str]:
         monkeypatch.setenv("SLURM_RESTART_COUNT", str(restarts))
@@ -138,12 +137,16 @@ def test_the_exit_status_decides_what_becomes_of_a_job(program, tmp_path, monkey
     killed += "job 7 is requeued\n"
     assert settle(137, 0) == (137, killed)
     assert settle(137, 0) == (137, killed)  # the same attempt counts once
-    assert settle(199, 1) == (199, "process 2 has been in `data`: job 7 is requeued\n")
+    (tmp_path / "processes" / watch_dog.SENTENCE).write_text("process 2 has been in `data`\n")
+    assert settle(137, 1) == (199, "process 2 has been in `data`: job 7 is requeued\n")
     assert settle(198, 2)[0] == 198
     status, said = settle(198, 3)
     assert status == requeue.NO_PROGRESS and "without a new checkpoint" in said
     (tmp_path / "checkpoints" / "000000320").mkdir(parents=True)
     assert settle(198, 3)[0] == 198
+    (tmp_path / "slurm" / "error-7-3").touch()  # of one task, for which srun killed the others
+    assert settle(137, 3) == (201, "an error of its own: job 7 is not requeued\n")
+    assert settle(137, 4)[0] == 137
     program("scontrol", "JobId=7 JobState=COMPLETING Requeue=1 Restarts=3 BatchFlag=1")
     assert requeue.settle(tmp_path, 137) == 137 and not capsys.readouterr().out
 
