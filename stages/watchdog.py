@@ -58,6 +58,7 @@ class Watchdog(threading.Thread):
 
     def run(self) -> None:
         seen, silent, before = -1, 0.0, time.monotonic()
+        self.publish(silent)  # one that stops before its first period is accused, too
         while not self.over.wait(self.period):
             now = time.monotonic()
             # Time for which this process was suspended (scontrol suspend) does not count.

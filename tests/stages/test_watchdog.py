@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from pipeline import section
-from stages.watchdog import SENTENCE
+from stages.config import FaultsConfig
+from stages.watchdog import SENTENCE, Watchdog
 from tests.stages.tiny import run, tiny
 
 
@@ -29,3 +30,12 @@ def test_a_process_that_waits_for_data_for_ever_is_ended_and_named(dataset, tmp_
         run(content, tmp_path / "run", before=hang_in_data)
     said = (tmp_path / "run" / "processes" / SENTENCE).read_text()
     assert said.startswith("process 0 on ") and " has been in `data` for " in said
+
+
+def test_a_process_that_stops_at_once_has_said_where_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr("stages.watchdog.processes.set_timeout", lambda seconds: None)
+    monkeypatch.setattr("stages.watchdog.processes.rank", lambda: 2)
+    watchdog = Watchdog(tmp_path, FaultsConfig())
+    watchdog.stop()
+    watchdog.join(5)  # before its first period of 10 s
+    assert '"section"' in (tmp_path / "0002.json").read_text()
