@@ -245,7 +245,13 @@ class Store:
             found = self.client.get_experiment_by_name(self.experiment)
             if found is None:
                 where = (self.folder.parent / "mlflow-artifacts").as_uri() if self.own else None
-                return self.client.create_experiment(self.experiment, where, tags=KIND)
+                try:
+                    return self.client.create_experiment(self.experiment, where, tags=KIND)
+                except MlflowException as error:
+                    if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                        raise
+                    # Another training has just made it on the same server.
+                    found = self.client.get_experiment_by_name(self.experiment)
         if found.lifecycle_stage != "active":
             raise TrackingError(
                 f"the experiment {self.experiment} was deleted: restore it by  "

@@ -21,20 +21,20 @@ LAST = 60
 
 def train(folder: Path, uri: str) -> None:
     """A training that tells the server LAST times, half of them while it is restarted."""
-    outbox.PATIENCE = 0.2
+    outbox.RETRY_SECONDS = 0.2
     Image.new("RGB", (8, 8)).save(folder / "samples.png")
     tracking = Tracking(TrackingConfig(uri=uri), folder, folder.name, {})
     tracking.stage(4, folder.name, {"lr": 0.1}, DATA)
     for images in range(1, LAST + 1):
         tracking.metrics(images, {"train/rec": 1.0 / images})
         if images == LAST // 2:
-            wait_for(lambda: not tracking.outbox.waiting, 200)
+            wait_for(lambda: not tracking.outbox.pending, 200)
             (folder / "half").touch()
             wait_for((folder.parent / "down").exists, 200)
     tracking.picture(LAST, "samples", folder / "samples.png")
     wait_for(lambda: tracking.outbox.failures, 200)
     (folder / "noticed").touch()
-    wait_for(lambda: not tracking.outbox.waiting, 200)
+    wait_for(lambda: not tracking.outbox.pending, 200)
     tracking.end("FINISHED", whole_training=True)
 
 
