@@ -118,3 +118,14 @@ def test_what_it_cannot_do_is_said(run_folder, model, tmp_path):
     (tmp_path / "file.pth").write_text("")
     with pytest.raises(CheckpointError, match=r"python -m pipeline.convert .*file.pth OUT"):
         pipeline.load(tmp_path / "file.pth")
+
+
+def test_a_seed_repeats_samples_with_their_noise_for_every_count(run_folder):
+    model = pipeline.load(run_folder)
+    first = model.sample(5, seed=3)
+    assert torch.equal(model.sample(5, seed=3), first)
+    assert not torch.equal(model.sample(5, seed=4), first)
+    torch.testing.assert_close(model.sample(2, seed=3), first[:2])
+    z = model.prior(2, seed=3)
+    assert torch.equal(model.decode(z, seed=7), model.decode(z, seed=7))
+    assert not torch.equal(model.decode(z, seed=7), model.decode(z, seed=8))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -92,20 +93,26 @@ class Model:
         with self._autocast():
             return self.networks.decoder.styles(self._here(z))
 
-    def synthesize(self, w: Tensor, noise: str = "random", psi: float = 1.0) -> Tensor:
-        """Images of w."""
+    def synthesize(
+        self, w: Tensor, noise: str = "random", psi: float = 1.0, seed: int | None = None
+    ) -> Tensor:
+        """Images of w; with a seed, the random noise of image i depends on the seed and i alone."""
         decoder, w = self.networks.decoder, self._here(w)
         if psi != 1:
             w = self.mean_style + psi * (w - self.mean_style)
         if noise not in NOISE:
             raise ModelError(f"noise {noise!r} is not one of {', '.join(NOISE)}")
         given = decoder.noise_maps(self.resolution) if noise == "fixed" else noise == "random"
+        if noise == "random" and seed is not None:
+            given = self._seeded_noise(len(w), seed)
         with self._autocast():
             return decoder.synthesize(w, self.resolution, self.alpha, given)
 
-    def decode(self, z: Tensor, noise: str = "random", psi: float = 1.0) -> Tensor:
-        """Images of z."""
-        return self.synthesize(self.styles(z), noise, psi)
+    def decode(
+        self, z: Tensor, noise: str = "random", psi: float = 1.0, seed: int | None = None
+    ) -> Tensor:
+        """Images of z; `seed` as in `synthesize`."""
+        return self.synthesize(self.styles(z), noise, psi, seed)
 
     def from_prior(self, z: Tensor, noise: str = "random", psi: float = 1.0) -> Tensor:
         """Images of draws of the prior; the same as `decode`."""
@@ -128,12 +135,22 @@ class Model:
     def sample(
         self, count: int, seed: int | None = None, noise: str = "random", psi: float = 1.0
     ) -> Tensor:
-        """Images of draws of the prior; `seed` applies to z, not to the noise."""
-        return self.decode(self.prior(count, seed), noise, psi)
+        """Images of draws of the prior. A seed repeats them, noise included, for every count."""
+        return self.decode(self.prior(count, seed), noise, psi, seed)
 
     @property
     def is_alae(self) -> bool:
         return self.about.get("converted", {}).get("kind") == "alae"
+
+    def _seeded_noise(self, count: int, seed: int) -> list[Tensor]:
+        """Noise maps (count, 1, r, r), one per style; those of image i follow from (seed, i)."""
+        sides = [len(m[0, 0]) for m in self.networks.decoder.noise_maps(self.resolution)]
+        images = []
+        for i in range(count):
+            digest = hashlib.blake2b(f"{seed} noise {i}".encode(), digest_size=8).digest()
+            generator = torch.Generator().manual_seed(int.from_bytes(digest, "big"))
+            images.append([torch.randn(1, side, side, generator=generator) for side in sides])
+        return [torch.stack(maps).to(self.mean_style) for maps in zip(*images, strict=True)]
 
     def _images(self, x: Tensor) -> Tensor:
         if x.dim() != 4 or x.shape[1:] != (3, self.resolution, self.resolution):
