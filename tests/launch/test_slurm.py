@@ -28,9 +28,13 @@ def config(dataset, tmp_path_factory) -> Path:
     return write(content, tmp_path_factory.mktemp("config") / "tiny.yaml")
 
 
+def command_of(*arguments: object) -> list[str]:
+    return [sys.executable, "launch/slurm.py", "--gpus-per-node", "0", *map(str, arguments)]
+
+
 def slurm(*arguments: object, ends: int = 0) -> str:
     """Output of launch/slurm.py, which must end with this status."""
-    command = [sys.executable, "launch/slurm.py", "--gpus-per-node", "0", *map(str, arguments)]
+    command = command_of(*arguments)
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert run.returncode == ends, run.stdout + run.stderr
     return run.stdout
@@ -112,11 +116,13 @@ def test_a_signal_a_dead_node_and_a_dead_process_change_nothing(
     arguments = ("--nodes", 4, "--config", config, "--output", folder)
     slurm(*arguments)
     job = (folder / "slurm" / "job").read_text()
-    assert f"job {job} of this run is already in the queue" in slurm(*arguments)
+    again = subprocess.Popen(command_of(*arguments), cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
         wait_for_images(slurm_cluster, folder, 320)
         slurm_cluster.run("scancel", "--signal=USR2", job)  # as before a time limit
         slurm_cluster.wait_until(lambda: state(slurm_cluster, job) == "PENDING", "a requeue", 120)
+        said_again, _ = again.communicate(timeout=120)
+        assert f"job {job} of this run is already in the queue" in said_again
         wait_for_images(slurm_cluster, folder, 960)
         slurm_cluster.power_off(3)
         slurm_cluster.wait_until(lambda: state(slurm_cluster, job) == "PENDING", "a requeue", 120)
