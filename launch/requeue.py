@@ -1,4 +1,4 @@
-"""What becomes of a job whose tasks did not end well: decided by how the first of them ended.
+"""Requeues a job whose tasks failed, or ends it, by the exit status of the first that failed.
 
 The batch script calls it after its tasks, with the status of srun. When one task has failed, srun
 kills the others, and then its status is that of their signal: a task therefore writes an error of
@@ -24,7 +24,7 @@ TRIES = 3  # restarts after losses, without a new checkpoint, until the job fail
 
 MEANING = {
     OWN_ERROR: "an error of its own",
-    HANG: "it stood still",
+    HANG: "it hung",
     LOST: "a process or a node was lost",
     NO_PROGRESS: f"lost more than {TRIES} times without a new checkpoint",
 }

@@ -63,8 +63,8 @@ def start(args: Namespace) -> None:
 
 def submit_sweep(args: Namespace) -> None:
     """Submits a job for each unfinished point of a sweep; points wait for the part they share."""
-    if args.follow or args.branch:
-        raise ConfigError("--sweep goes with neither --follow nor --branch")
+    if args.follow:
+        raise ConfigError("--sweep submits several jobs: --follow is for one")
     found, after = sweep.read(args), None
     print(found.tree(), flush=True)
     if found.shared and not found.shared.finished:

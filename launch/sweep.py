@@ -3,7 +3,7 @@
     python launch/local.py --config demo --sweep stages.3.beta_neg=8,16,32
     python launch/slurm.py --config ffhq256 --sweep seed=1,2 --sweep objective.beta_rec=0.05,0.1
 
-Each point is a training with a folder of its own, named by what differs. Where points differ in
+Each point is a training with its own folder, named by what differs. Where points differ in
 stages from one on alone, the stages before are one training, and the points branch off its end.
 The same command resumes what is unfinished; more values add points.
 """
@@ -82,6 +82,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def read(args: argparse.Namespace) -> Sweep:
     """The sweep that `--sweep` asks for, in --output or runs/NAME-sweep. ConfigError."""
+    if args.branch:
+        raise ConfigError("--sweep branches off by itself, where points share stages: no --branch")
     axes = [_axis(text) for text in args.sweep]
     last = [key.rpartition(".")[2] for key, _ in axes]
     names = [short if last.count(short) == 1 else key for short, (key, _) in zip(last, axes)]

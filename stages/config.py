@@ -39,14 +39,14 @@ class StageConfig:
     """The training at one resolution."""
 
     resolution: Annotated[int, Field(ge=4)]
-    """Side of the images, a power of two; each stage doubles it."""
+    """Side of the images; each stage has that of the stage before, or the next larger one."""
     images: Annotated[int, Field(gt=0)]
     """Images seen in this stage, those of the fade-in included. A file may say `passes` and
     `fade_passes` for `images` and `fade`: passes over the training images, as published."""
     batch: Annotated[int, Field(gt=0)]
     """Images of one step, over all processes."""
     micro_batch: Annotated[int, Field(gt=0)]
-    """Images computed on at once by one process. batch / micro_batch is the largest number of
+    """Images in one forward pass of one process. batch / micro_batch is the largest number of
     processes; all smaller divisors of it compute the same but for the order of sums, and so not to
     the last bit. Fewer images need less memory, and change random draws only. Decoded images are
     kept until the decoder's update: a step of 16 images at 256x256 holds 9.5 GiB in one
@@ -88,8 +88,8 @@ class FaultsConfig:
     """The same at the first step of a stage and around pictures, checkpoints and evaluations."""
 
     step_back: Annotated[int, Field(ge=0)] = 0
-    """How often a training that has diverged returns to its newest checkpoint, to go on from there
-    with other draws and another order of images."""
+    """How often a training that diverged returns to its newest checkpoint and continues with other
+    random draws and another order of images."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -185,7 +185,7 @@ class Config:
         return self
 
     def check_classes(self, count: int) -> None:
-        """ConfigError where the networks are told other than the dataset's `count` classes."""
+        """ConfigError if shape.classes is neither 0 nor the dataset's `count`."""
         if self.shape.classes not in (0, count):
             raise ConfigError(
                 f"shape.classes is {self.shape.classes}, and {self.data.path} has {count} classes"

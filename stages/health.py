@@ -53,7 +53,7 @@ def check(
         f"{'; '.join(lost)} at {images:,} images, {side}x{side}. Not finite were "
         f"{culprits(broken + of, group)}. The checkpoints are from before. What helps: a larger "
         f"beta_neg (the authors' advice), a lower lr, engine.precision=fp32; or faults.step_back="
-        f"1, to go on from the newest checkpoint with other draws"
+        f"1, to continue from the newest checkpoint with other draws"
     )
 
 

@@ -1,4 +1,4 @@
-"""Writing what a training cannot begin without, on a disk that may be full."""
+"""Waits for room on a full disk, to write what a training needs to start."""
 
 import errno
 import time
@@ -14,10 +14,9 @@ RETRY = 60.0  # seconds
 
 
 def written(what: str, write: Callable[[], None], device: torch.device) -> None:
-    """Has rank 0 call `write`, and again while the disk is full, which it says; all must call.
+    """Rank 0 calls `write`, and retries while the disk is full; all processes must call.
 
-    A job that comes back while others fill the disk waits its turn so, instead of failing. All
-    other errors are raised.
+    A requeued job thus waits for room instead of failing. Other errors are raised.
     """
     reported = False
     while True:

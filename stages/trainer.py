@@ -87,7 +87,7 @@ class Trainer:
         self.config, self.device, self.end = config, device, end
         self.manifest = Manifest.load(config.data.path)
         config.check_classes(len(self.manifest.classes))
-        plan.of_dataset(config, self.manifest.digest)
+        plan.of_dataset(config, self.manifest.digest)  # ConfigError for another dataset
         torch.manual_seed(config.seed)
         self.networks = networks.build(config.shape)
         self.networks.initialize(config.seed)

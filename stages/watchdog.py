@@ -58,7 +58,7 @@ class Watchdog(threading.Thread):
 
     def run(self) -> None:
         seen, silent, before = -1, 0.0, time.monotonic()
-        self.publish(silent)  # one that stops before its first period is accused, too
+        self.publish(silent)  # so that a process that stops at once has a heartbeat, too
         while not self.over.wait(self.period):
             now = time.monotonic()
             # Time for which this process was suspended (scontrol suspend) does not count.

@@ -113,3 +113,34 @@ def casts_kept() -> Iterator[None]:
     finally:
         if torch.autocast_decrement_nesting() == 0:
             torch.clear_autocast_cache()
+
+
+def prior(count: int, latent: int, seed: int | None) -> Tensor:
+    """Draws of z, (count, latent), on the CPU. For a seed, the first n are equal for every count.
+
+    (torch.randn of a larger size begins with other numbers.)
+    """
+    generator = torch.default_generator
+    if seed is not None:
+        generator = torch.Generator().manual_seed(seed)
+    return torch.stack([torch.randn(latent, generator=generator) for _ in range(count)])
+
+
+def check_images(x: Tensor, side: int) -> None:
+    """ModelError if x is not of shape (B, 3, side, side)."""
+    if x.dim() != 4 or x.shape[1:] != (3, side, side):
+        raise ModelError(f"images must have shape (B, 3, {side}, {side}), not {tuple(x.shape)}")
+
+
+def check_latents(z: Tensor, latent: int) -> None:
+    """ModelError if z is not of shape (N, latent)."""
+    if z.dim() != 2 or z.shape[1] != latent:
+        raise ModelError(f"latents must have shape (N, {latent}), not {tuple(z.shape)}")
+
+
+def check_fixed(resolution: int, alpha: float | None, only: int) -> None:
+    """ModelError if networks of the one resolution `only` are asked for another, or to fade."""
+    if resolution != only or alpha not in (None, 1):
+        raise ModelError(
+            f"the networks have one resolution, {only}, and alpha 1, not {resolution} and {alpha}"
+        )

@@ -104,7 +104,7 @@ def test_what_a_job_waits_for_is_said_with_what_helps(program, tmp_path, monkeyp
         "job 7: PENDING (launch failed requeued held): it is held: scontrol release 7",
         "job 7: RUNNING",
         "job 7: COMPLETING: its processes are being stopped",
-        f"job 7: FAILED (it stood still); errors are in {tmp_path}/7_*",
+        f"job 7: FAILED (it hung); errors are in {tmp_path}/7_*",
     ]
 
 

@@ -56,6 +56,11 @@ def test_a_sweep_without_values_is_refused(config, text):
         sweep.read(parsed(config, "--sweep", text))
 
 
+def test_a_sweep_takes_no_branch(config):
+    with pytest.raises(ConfigError, match="no --branch"):
+        sweep.read(parsed(config, "--sweep", "seed=1,2", "--branch", "runs/other"))
+
+
 @pytest.mark.long
 def test_a_sweep_trains_the_shared_part_once_and_resumes(config, dataset, tmp_path):
     command = [

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from pipeline.networks import family
 from pipeline.networks.family import ModelError
 
 if TYPE_CHECKING:
@@ -39,11 +40,7 @@ class Model:
 
     def at(self, resolution: int, alpha: float | None = None) -> Model:
         """The model itself: it has one resolution and no fade-in. ModelError."""
-        if resolution != self.resolution or alpha not in (None, 1):
-            raise ModelError(
-                f"the networks have one resolution, {self.resolution}, and alpha 1, "
-                f"not {resolution} and {alpha}"
-            )
+        family.check_fixed(resolution, alpha, self.resolution)
         return self
 
     @property
@@ -62,10 +59,7 @@ class Model:
 
     def encode(self, x: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """mu and logvar of q(z|x)."""
-        shape = self.networks.shape
-        expected = (3, shape.resolution, shape.resolution)
-        if x.dim() != 4 or x.shape[1:] != expected:
-            raise ModelError(f"images must have shape (B, *{expected}), not {tuple(x.shape)}")
+        family.check_images(x, self.resolution)
         return self._on(labels, len(x), required=True).encode(self._here(x))
 
     def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -78,11 +72,7 @@ class Model:
 
     def prior(self, count: int, seed: int | None = None) -> Tensor:
         """Draws of z, (count, latent); for a seed equal on all devices and for every count."""
-        generator = torch.default_generator
-        if seed is not None:
-            generator = torch.Generator().manual_seed(seed)
-        draws = [torch.randn(self.latent, generator=generator) for _ in range(count)]
-        return self._here(torch.stack(draws))
+        return self._here(family.prior(count, self.latent, seed))
 
     def sample(self, count: int, seed: int | None = None, labels: Tensor | None = None) -> Tensor:
         """Images of draws of the prior; without labels of all classes in turn."""
@@ -108,8 +98,7 @@ class Model:
         return self.measured.on(labels, labels)
 
     def _codes(self, z: Tensor) -> Tensor:
-        if z.dim() != 2 or z.shape[1] != self.latent:
-            raise ModelError(f"latents must have shape (N, {self.latent}), not {tuple(z.shape)}")
+        family.check_latents(z, self.latent)
         return self._here(z)
 
     def _here(self, x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from pipeline.networks import family
 from pipeline.networks.family import ModelError, autocast
 
 if TYPE_CHECKING:
@@ -88,8 +89,7 @@ class Model:
 
     def styles(self, z: Tensor) -> Tensor:
         """z to w."""
-        if z.dim() != 2 or z.shape[1] != self.latent:
-            raise ModelError(f"latents must have shape (N, {self.latent}), not {tuple(z.shape)}")
+        family.check_latents(z, self.latent)
         with self._autocast():
             return self.networks.decoder.styles(self._here(z))
 
@@ -123,14 +123,8 @@ class Model:
         return self.synthesize(self.invert(x), noise, psi)
 
     def prior(self, count: int, seed: int | None = None) -> Tensor:
-        """Draws of z, (count, latent). For a seed they are equal on all devices, and the first n
-        are equal for every count. (torch.randn of a larger size begins with other numbers.)
-        """
-        generator = torch.default_generator
-        if seed is not None:
-            generator = torch.Generator().manual_seed(seed)
-        draws = [torch.randn(self.latent, generator=generator) for _ in range(count)]
-        return torch.stack(draws).to(self.mean_style)
+        """Draws of z, (count, latent); for a seed equal on all devices and for every count."""
+        return self._here(family.prior(count, self.latent, seed))
 
     def sample(
         self, count: int, seed: int | None = None, noise: str = "random", psi: float = 1.0
@@ -153,9 +147,7 @@ class Model:
         return [torch.stack(maps).to(self.mean_style) for maps in zip(*images, strict=True)]
 
     def _images(self, x: Tensor) -> Tensor:
-        if x.dim() != 4 or x.shape[1:] != (3, self.resolution, self.resolution):
-            side = self.resolution
-            raise ModelError(f"images must have shape (B, 3, {side}, {side}), not {tuple(x.shape)}")
+        family.check_images(x, self.resolution)
         return self._here(x)
 
     def _here(self, x: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pipeline.networks.family import ModelError
+from pipeline.networks import family
 from pipeline.networks.translation.step import Step
 
 if TYPE_CHECKING:
@@ -29,11 +29,7 @@ class Model:
 
     def at(self, resolution: int, alpha: float | None = None) -> Model:
         """The model itself: it has one resolution and no fade-in. ModelError."""
-        if resolution != self.resolution or alpha not in (None, 1):
-            raise ModelError(
-                f"the networks have one resolution, {self.resolution}, and alpha 1, "
-                f"not {resolution} and {alpha}"
-            )
+        family.check_fixed(resolution, alpha, self.resolution)
         return self
 
     @property
@@ -52,15 +48,12 @@ class Model:
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """mu and logvar of q(z|x)."""
-        side = self.resolution
-        if x.dim() != 4 or x.shape[1:] != (3, side, side):
-            raise ModelError(f"images must have shape (B, 3, {side}, {side}), not {tuple(x.shape)}")
+        family.check_images(x, self.resolution)
         return self.measured.encode(self._here(x))
 
     def decode(self, z: Tensor) -> Tensor:
         """Images of z."""
-        if z.dim() != 2 or z.shape[1] != self.latent:
-            raise ModelError(f"latents must have shape (N, {self.latent}), not {tuple(z.shape)}")
+        family.check_latents(z, self.latent)
         return self.measured.decode(self._here(z))
 
     def reconstruct(self, x: Tensor) -> Tensor:
@@ -75,11 +68,7 @@ class Model:
 
     def prior(self, count: int, seed: int | None = None) -> Tensor:
         """Draws of z, (count, latent); for a seed equal on all devices and for every count."""
-        generator = torch.default_generator
-        if seed is not None:
-            generator = torch.Generator().manual_seed(seed)
-        draws = [torch.randn(self.latent, generator=generator) for _ in range(count)]
-        return self._here(torch.stack(draws))
+        return self._here(family.prior(count, self.latent, seed))
 
     def from_prior(self, z: Tensor) -> Tensor:
         """Images of draws of the prior; the same as `decode`."""
