@@ -41,8 +41,11 @@ def verify(
     wrong = []
     for file in due[rank::world]:
         path = manifest.folder / file["path"]
-        if sha256(path, heartbeat) != file["sha256"]:
-            wrong.append(f"{path} was altered: its sha256 is not that of {manifest.folder}'s list")
+        try:
+            if sha256(path, heartbeat) != file["sha256"]:
+                wrong.append(f"{path} was altered: its sha256 is not that of {manifest.folder}")
+        except OSError as error:
+            wrong.append(f"{path} cannot be read: {error.strerror or error}")
     every: list = [None] * world
     dist.all_gather_object(every, wrong, group=group)
     if wrong := sorted(line for lines in every for line in lines):
@@ -58,15 +61,12 @@ def verify(
 
 
 def sha256(path: Path, heartbeat: Callable[[], None]) -> str:
-    """The sha256 of a file, in hexadecimal; the reason if it cannot be read."""
+    """The sha256 of a file, in hexadecimal; calls `heartbeat` between blocks. OSError."""
     digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while block := file.read(BLOCK):
-                digest.update(block)
-                heartbeat()
-    except OSError as error:
-        return f"unreadable: {error}"
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+            heartbeat()
     return digest.hexdigest()
 
 

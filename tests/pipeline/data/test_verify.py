@@ -11,7 +11,8 @@ from tests.processes import run_together
 
 
 def read_together(folder: Path, record: Path) -> list:
-    """Bytes read at 8x8 the first time, the second time, and the message once a bit is flipped."""
+    """Bytes read at 8x8 the first time and the second time, and the messages about a
+    flipped bit and about a missing file."""
     made, calls, found = Manifest.load(folder), [], []
     for _ in range(2):
         group = dist.group.WORLD
@@ -28,6 +29,14 @@ def read_together(folder: Path, record: Path) -> list:
     except DatasetError as error:
         found.append(str(error))
     verify(made, "webdataset", 8, record, group, lambda: None)
+    dist.barrier()
+    if dist.get_rank() == 0:
+        made.beton(8, "test").unlink()
+    dist.barrier()
+    try:
+        verify(made, "ffcv", 8, record, group, lambda: None)
+    except DatasetError as error:
+        found.append(str(error))
     return [*found, len(calls)]
 
 
@@ -35,8 +44,9 @@ def test_a_flipped_bit_is_named_on_all_processes_and_good_files_are_read_once(da
     folder = shutil.copytree(dataset, tmp_path / "dataset")
     files = Manifest.load(folder).content["files"]
     size = sum(f["bytes"] for f in files if (f["format"], f["resolution"]) == ("ffcv", 8))
-    for first, second, said, calls in run_together(
+    for first, second, said, missing, calls in run_together(
         2, read_together, folder, tmp_path / "verified.json"
     ):
         assert (first, second, calls) == (size, 0, 1)  # one file each
         assert "r008-test.beton was altered" in said and "--verify" in said
+        assert "r008-test.beton cannot be read: No such file" in missing
