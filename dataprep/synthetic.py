@@ -9,6 +9,7 @@ import functools
 import io
 import multiprocessing
 import os
+import signal
 import sys
 import tempfile
 import zipfile
@@ -66,7 +67,8 @@ def encoded(count, seed, size, workers):
     if workers == 1:
         yield from map(one, range(count))
         return
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+    context, ignored = multiprocessing.get_context("spawn"), (signal.SIGINT, signal.SIG_IGN)
+    with ProcessPoolExecutor(workers, context, signal.signal, ignored) as pool:
         yield from pool.map(one, range(count), chunksize=16)
 
 
@@ -81,6 +83,9 @@ def main():
         write(**vars(parser.parse_args()))
     except (ValueError, OSError) as error:
         sys.exit(f"synthetic.py: {error}")
+    except KeyboardInterrupt:
+        print("\nsynthetic.py: interrupted; nothing was written", file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 import dataclasses
 import hashlib
 import io
+import signal
 import subprocess
 import sys
+import time
 import zipfile
 
 import numpy as np
@@ -130,3 +132,15 @@ def test_existing_output_is_not_overwritten(tmp_path, name):
         f"synthetic.py: {tmp_path / name} exists already: remove it, or choose another path\n"
     )
     assert (tmp_path / name).read_text() == "mine"
+
+
+def test_an_interrupted_run_writes_nothing_and_prints_one_line(tmp_path):
+    command = [sys.executable, synthetic.__file__, tmp_path / "faces.zip", "--count", "100000"]
+    run = subprocess.Popen([*command, "--workers", "2"], stderr=subprocess.PIPE, text=True)
+    while not list(tmp_path.iterdir()):  # the folder beside, made when drawing begins
+        time.sleep(0.05)
+    run.send_signal(signal.SIGINT)
+    _, said = run.communicate(timeout=60)
+    assert run.returncode == 130 and "interrupted; nothing was written" in said
+    assert "Traceback" not in said
+    assert list(tmp_path.iterdir()) == []
