@@ -69,7 +69,10 @@ def encoded(count, seed, size, workers):
         return
     context, ignored = multiprocessing.get_context("spawn"), (signal.SIGINT, signal.SIG_IGN)
     with ProcessPoolExecutor(workers, context, signal.signal, ignored) as pool:
-        yield from pool.map(one, range(count), chunksize=16)
+        try:
+            yield from pool.map(one, range(count), chunksize=16)
+        finally:  # an interrupt does not wait for what is still to be drawn
+            pool.shutdown(cancel_futures=True)
 
 
 def main():

@@ -88,7 +88,7 @@ def test_submitit_job_adds_up_over_four_nodes(slurm_cluster, executor):
         import torch
         from submitit.helpers import TorchDistributedEnvironment
 
-        environment = TorchDistributedEnvironment().export()
+        environment = TorchDistributedEnvironment().export(overwrite=True)
         torch.distributed.init_process_group("gloo")
         total = torch.tensor(environment.rank + 1)
         torch.distributed.all_reduce(total)

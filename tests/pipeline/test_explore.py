@@ -86,11 +86,14 @@ def page(checkpoint, tmp_path):
 
 @pytest.mark.browser
 def test_a_photo_is_reconstructed_edited_and_saved(browser, page, checkpoint, tmp_path):
+    from selenium.common.exceptions import StaleElementReferenceException
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
     from selenium.webdriver.support.ui import WebDriverWait
 
-    wait = WebDriverWait(browser, PATIENCE, ignored_exceptions=(OSError, ValueError))
+    # The page replaces an image while its address is read.
+    passing = (StaleElementReferenceException, IndexError, OSError, ValueError)
+    wait = WebDriverWait(browser, PATIENCE, ignored_exceptions=passing)
     browser.get(page)
 
     def images() -> list[str]:
@@ -108,12 +111,10 @@ def test_a_photo_is_reconstructed_edited_and_saved(browser, page, checkpoint, tm
 
         def now(_):
             after = images()
-            return {i for i in range(6) if after[i] != before[i]} == which and all(
-                after[i] for i in which
-            )
+            differ = {i for i in range(6) if after[i] != before[i]}
+            return differ == which and all(after[i] for i in which) and after
 
-        wait.until(now)
-        return images()
+        return wait.until(now)
 
     seen = changed([""] * 6, {1, 3, 4, 5})
     pixels = np.random.default_rng(0).integers(0, 255, (60, 40, 3), dtype=np.uint8)
