@@ -5,6 +5,7 @@ import dataclasses
 import inspect
 import json
 import re
+import signal
 import textwrap
 import types
 import typing
@@ -43,6 +44,7 @@ def print_keys(kind: type, prefix: str) -> None:
     if not found:
         parts = dict.fromkeys(key.name.partition(".")[0] for key in every)
         raise ConfigError(f"no key begins with {prefix!r}; there are {', '.join(parts)}")
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` closes the pipe: no error
     for key in found:
         about = ", ".join(filter(None, (key.default, key.where)))
         print(f"{key.name}: {key.type}" + (f" ({about})" if about else ""))

@@ -47,7 +47,12 @@ def store_lock(uri: str) -> AbstractContextManager:
 
 
 def is_client_error(error: Exception) -> bool:
-    """Whether the server rejected the request: a retry would not help."""
+    """Whether the server rejected the request: a retry would not help.
+
+    Two trainings that write the same row at once are no error of the second: a retry finds the row.
+    """
+    if re.search("UNIQUE constraint|duplicate key|Duplicate entry", str(error)):
+        return False
     return isinstance(error, MlflowException) and 400 <= error.get_http_status_code() < 500
 
 

@@ -1,5 +1,6 @@
 """`--keys`: what it prints, and that every key says what it means."""
 
+import subprocess
 import sys
 
 import pytest
@@ -45,3 +46,9 @@ def test_an_unknown_prefix_names_those_that_exist(monkeypatch, capsys):
 def test_a_key_is_found_by_its_number_and_by_its_last_name(name, capsys):
     print_keys(Config, name)
     assert capsys.readouterr().out.startswith("stages.N.micro_batch: int > 0 (required)\n")
+
+
+def test_keys_can_be_piped_into_head():
+    command = f"{sys.executable} launch/local.py --keys | head -1"
+    ran = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert ran.stdout.startswith("name: str") and ran.stderr == ""

@@ -8,6 +8,7 @@ import multiprocessing
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from PIL import Image
 
 from pipeline.processes import free_port
 from pipeline.records import outbox, tracking
+from pipeline.records.store import PARENT, Store
 from pipeline.records.tracking import Tracking, TrackingConfig, TrackingError
 from tests.pipeline.records.servers import server, silent_server, wait_for
 from tests.processes import run_together
@@ -282,3 +284,33 @@ def test_processes_that_make_a_store_at_once_share_it(tmp_path):
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("soft-introvae").experiment_id
     assert len(client.search_runs([experiment])) == 3
+
+
+def test_trainings_that_log_the_same_dataset_at_once_both_hold_it(tmp_path):
+    said: list[str] = []
+    stores = [Store(None, tmp_path / name, "faces", said.append) for name in "ab"]
+    for store in stores:
+        store.folder.mkdir()
+        store.open(PARENT, store.folder.name, {})
+    together = threading.Barrier(2)
+
+    def send(store: Store) -> None:
+        for number in range(20):
+            data = {**DATA, "digest": f"{number:036d}"}
+            together.wait(60)
+            while True:
+                try:
+                    store.send([{"what": "dataset", "run": PARENT, "data": data, "context": ""}])
+                    break
+                except TrackingError:
+                    time.sleep(0.01)  # as the outbox does
+
+    threads = [threading.Thread(target=send, args=(store,)) for store in stores]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert said == []
+    for store in stores:
+        held = store.client.get_run(store.known["parent"]).inputs.dataset_inputs
+        assert len({one.dataset.digest for one in held}) == 20
