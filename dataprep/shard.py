@@ -3,10 +3,10 @@
     python dataprep/shard.py SOURCE --out DIR
 
 SOURCE is a folder tree, a zip, a tar or WebDataset shard, a parquet file, a TFRecord, CIFAR's
-binary files, Cars3D's .mat, an AVI video, or a list (.txt) or a quoted pattern ('shards/*.tar') of
-these. Every image is decoded once, cropped to a square, and resized to --max-resolution and every
-lower power of two down to 4. The result in DIR is WebDataset tars, FFCV files and manifest.json; it
-appears whole or not at all. Run a stopped command again to resume.
+binary files, MNIST's, SVHN's or Cars3D's .mat, an AVI video, or a list (.txt) or a quoted pattern
+('shards/*.tar') of these. Every image is decoded once, cropped to a square, and resized to
+--max-resolution and every lower power of two down to 4. The result in DIR is WebDataset tars, FFCV
+files and manifest.json; it appears whole or not at all. Run a stopped command again to resume.
 """
 
 import argparse
@@ -33,7 +33,8 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__,
         epilog="Splits: ffhq by the official ids (60,000 train, 10,000 test), celebahq 29,000 and "
         "1,000 by number, folder as delivered in train/ and val/ (or test/), fraction by a hash of "
-        "each name; auto chooses ffhq or celebahq if they fit, else fraction, and prints why.",
+        "each name, classes whole folders, tail the end of each folder; auto chooses ffhq or "
+        "celebahq if they fit, else fraction, and prints why.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("source", metavar="SOURCE", nargs="?", help="where the images are")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dataprep.images.decode import LFS_POINTER
 from dataprep.manifest import DatasetError
-from dataprep.sources import cifar, mat, tfrecord
+from dataprep.sources import cifar, idx, mat, svhn, tfrecord
 
 ARCHIVE = re.compile(r"\.(zip|tar|parquet|tfrecords?(-\d+-of-\d+)?)$", re.IGNORECASE)
 PERHAPS = re.compile(r"\.(mat|avi)$", re.IGNORECASE)  # other programs use these endings, too
@@ -30,7 +30,8 @@ STARTS = {  # first bytes of files that are no archives, and what to do about th
 
 def named_as_archive(name: str) -> bool:
     """Whether a file has the name of an archive, compressed or not."""
-    return bool(ARCHIVE.search(name) or COMPRESSED.search(name) or cifar.NAMES.search(name))
+    known = (ARCHIVE, COMPRESSED, cifar.NAMES, idx.NAMES)
+    return any(names.search(name) for names in known)
 
 
 def archive_kind(path: Path) -> str | None:
@@ -63,8 +64,10 @@ def kind_of(path: Path) -> str | None:
         return "zip"
     if start[:4] == b"PAR1":
         return "parquet"
+    if start.startswith(idx.IMAGES):
+        return "idx"
     if start.startswith(mat.START):
-        return "mat"
+        return "svhn" if svhn.is_svhn(path) else "mat"
     if start[:4] == b"RIFF" and start[8:12] == b"AVI ":
         return "video"
     if tfrecord.record_length(start[: tfrecord.HEAD.size]) is not None:

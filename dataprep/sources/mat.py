@@ -25,7 +25,7 @@ def entries(path: Path, options: Options) -> Iterator[Entry]:
     if not holds_images(path):
         raise DatasetError(
             f"{path} holds {shapes or 'nothing'}, and not {KEY!r} of (H, W, 3, azimuths, "
-            "elevations): it is none of Cars3D's"
+            "elevations) as Cars3D's, nor `X` and `y` as SVHN's"
         )
     shape = shapes[KEY]
     for azimuth in range(shape[3]):
@@ -57,15 +57,21 @@ def opened(path: Path, function, **how):
         raise DatasetError(f"{path} is damaged ({error}): download it again") from None
 
 
+def array(path: Path, key: str) -> np.ndarray:
+    """An array of uint8 in a file. DatasetError."""
+    from scipy.io import loadmat
+
+    found = opened(path, loadmat, variable_names=[key])[key]
+    if found.dtype != np.uint8:
+        raise DatasetError(f"{path}: {key!r} is {found.dtype}, not uint8")
+    return found
+
+
 class Archive:
     """Reads the views of a car."""
 
     def __init__(self, path: Path):
-        from scipy.io import loadmat
-
-        self.views = opened(path, loadmat, variable_names=[KEY])[KEY]
-        if self.views.dtype != np.uint8:
-            raise DatasetError(f"{path}: {KEY!r} is {self.views.dtype}, not uint8")
+        self.views = array(path, KEY)
 
     def read(self, entry: Entry) -> bytes:
         """A view as the bytes of a BMP file."""

@@ -11,7 +11,18 @@ from typing import Any, NamedTuple
 
 from dataprep.images.names import rule_of
 from dataprep.manifest import NAME, DatasetError
-from dataprep.sources import cifar, folder, mat, parquet, tarballs, tfrecord, video, zips
+from dataprep.sources import (
+    cifar,
+    folder,
+    idx,
+    mat,
+    parquet,
+    svhn,
+    tarballs,
+    tfrecord,
+    video,
+    zips,
+)
 from dataprep.sources.contents import archive_kind, explain, kind_of, refuse_broken
 from dataprep.sources.entry import Entry, Note, Options, Reject, Skipped, normalized
 
@@ -22,15 +33,17 @@ KINDS: dict[str, ModuleType] = {
     "parquet": parquet,
     "tfrecord": tfrecord,
     "cifar": cifar,
+    "idx": idx,
     "mat": mat,
+    "svhn": svhn,
     "video": video,
 }
 NO_IMAGES = "table without images"
 MOST_SHARDS = 1_000_000
 LISTS = (".txt", ".lst", ".list")
 KNOWN = (
-    "a folder, zip, tar, parquet, TFRecord, CIFAR .bin, Cars3D .mat or AVI of images, or a .txt "
-    "that lists some"
+    "a folder, zip, tar, parquet, TFRecord, CIFAR .bin, MNIST idx, Cars3D or SVHN .mat, or AVI "
+    "of images, or a .txt that lists some"
 )
 Item = Entry | Reject | Skipped | Note
 

@@ -8,7 +8,7 @@ import pytest
 from scipy.io import savemat
 
 from dataprep import split
-from dataprep.drawn import cars
+from dataprep.drawn import cars, figures
 from dataprep.images.decode import decode
 from dataprep.manifest import DatasetError, Manifest
 from dataprep.sources.entry import Options
@@ -116,6 +116,24 @@ def test_frames_of_a_video_and_those_that_a_list_names(tmp_path):
     (tmp_path / "00sequences.txt").write_text("person01_handwaving_d4 frames 5-9\n")
     with pytest.raises(DatasetError, match=r"has 6 frames, and 00sequences\.txt wants frame 9"):
         read(tmp_path)
+
+
+def test_figures_wave_as_their_factors_say_and_are_read_from_their_videos(tmp_path):
+    pytest.importorskip("av")
+    figures.main([str(tmp_path / "avi"), "--count", "2", "--frames", "4"])
+    found = read(tmp_path / "avi")
+    assert len(found) == 2 * 4
+    for number in (0, 1):
+        for frame in (1, 4):
+            name = f"{figures.NAME.format(number + 1)}_uncomp.avi/frame-{frame:05d}"
+            drawn = figures.draw(figures.person(0, number), figures.pose(frame))
+            assert np.array_equal(found[name], np.repeat(drawn[..., None], 3, 2))
+    one, up = figures.person(0, 0), figures.Pose(3.0, 3.0)
+    views = [figures.draw(one, at) for at in (up, up._replace(left=0.3), up._replace(right=0.3))]
+    half = figures.WIDTH // 2
+    assert np.array_equal(views[0][:, half:], views[1][:, half:]), "only the left arm moved"
+    assert np.array_equal(views[0][:, :half], views[2][:, :half]), "only the right arm moved"
+    assert not np.array_equal(views[0], views[1]) and not np.array_equal(views[0], views[2])
 
 
 def test_a_reader_may_go_back_in_a_video(tmp_path):

@@ -1,4 +1,5 @@
-"""CIFAR-10's configurations train from its binary files, by both launchers, and however killed."""
+"""Configurations of the image systems train from files in the layouts of their data sets, by both
+launchers, and however killed."""
 
 import json
 import shutil
@@ -12,7 +13,8 @@ import pytest
 import torch
 
 import pipeline
-from dataprep import shard
+from dataprep import digits, shard
+from dataprep.drawn import cars, figures
 from dataprep.manifest import Manifest
 from launch import local
 from tests.conftest import ROOT
@@ -41,9 +43,9 @@ def cifar(tmp_path_factory) -> Path:
     return out
 
 
-def command(cifar: Path, config: str, folder: Path, *more: str) -> list[str]:
+def command(data: Path, config: str, folder: Path, *more: str, keys=SMALL) -> list[str]:
     start = [sys.executable, ROOT / "launch" / "local.py", "--config", config, "--processes", "1"]
-    return [*map(str, start), "--output", str(folder), f"data.path={cifar}", *SMALL, *more]
+    return [*map(str, start), "--output", str(folder), f"data.path={data}", *keys, *more]
 
 
 def killed_at(images: int, command: list[str], folder: Path) -> None:
@@ -72,6 +74,53 @@ def test_a_conditional_training_killed_and_started_again_ends_in_the_same_bits(c
     assert not torch.equal(*samples)
     lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
     assert any("fd_random_40" in line for line in lines)
+
+
+SMALL_CODES = ["shape.resolution=8", "shape.encoder_channels=[4,8]", "shape.decoder_channels=8"]
+SMALL_CODES += ["shape.hidden=8", "stages.0.resolution=8", "stages.0.images=256", "every.log=32"]
+SMALL_CODES += ["every.checkpoint=64", "every.pictures=0", "engine.zero_stage=1"]
+
+
+@pytest.fixture(scope="module")
+def toy_cars(tmp_path_factory) -> Path:
+    """A dataset of 2 drawn cars and one that is held out."""
+    folder = tmp_path_factory.mktemp("cars")
+    cars.main([str(folder / "mat"), "--count", "3", "--size", "8"])
+    how = ["--max-resolution", "8", "--labels", "folder", "--split", "classes", "--workers", "1"]
+    how += ["--test-fraction", "0.34", "--out", str(folder / "cars")]
+    assert shard.main([str(folder / "mat"), *how]) == 0
+    return folder / "cars"
+
+
+def test_a_translation_training_killed_and_started_again_ends_in_the_same_bits(toy_cars, tmp_path):
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    line = command(toy_cars, "toy-cars", whole, keys=SMALL_CODES)
+    subprocess.run(line, check=True, capture_output=True)
+    line = command(toy_cars, "toy-cars", folder, keys=SMALL_CODES)
+    killed_at(160, line, folder)
+    subprocess.run(line, check=True, capture_output=True)
+    assert final_weights(folder) == final_weights(whole)
+    assert pipeline.load(folder).parts == {"class": slice(0, 32), "content": slice(32, 48)}
+
+
+def test_drawn_and_installed_stand_ins_train(monkeypatch, capsys, tmp_path):
+    """Their files pass through readers, splits and labels of the real sets."""
+    figures.main([str(tmp_path / "avi"), "--count", "2", "--frames", "20"])
+    digits.main([str(tmp_path / "idx")])
+    for source, side, labels, split, config, shape in (
+        ("avi", 32, "folder", "tail", "toy-kth", "translation"),
+        ("idx", 8, "stored", "folder", "digits-conditional", "residual"),
+    ):
+        out = tmp_path / config
+        how = ["--max-resolution", str(side), "--labels", labels, "--split", split]
+        assert shard.main([str(tmp_path / source), "--out", str(out), *how, "--workers", "1"]) == 0
+        line = command(out, config, tmp_path / "run", "--dry-run", keys=[])
+        assert f"kind: {shape}" in said(monkeypatch, capsys, line)
+    manifest = Manifest.load(tmp_path / "toy-kth")
+    assert (manifest.count("train"), manifest.count("test")) == (36, 4)
+    manifest = Manifest.load(tmp_path / "digits-conditional")
+    assert manifest.classes == tuple("0123456789")
+    assert (manifest.count("train"), manifest.count("test")) == (1300, 497)
 
 
 def said(monkeypatch, capsys, line: list[str]) -> str:
