@@ -17,16 +17,21 @@ PYTHON = $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 py
   do "$$p" -c '$(FITS)' 2>/dev/null && echo "$$p" && break; done)
 endif
 
-.PHONY: help demo test quick lint lock system slurm browser clean
+TABLE := runs/faults.md
+
+.PHONY: help demo test test-cluster quick lint lock system slurm browser clean
 
 help:  ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{ printf "make %-8s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{ printf "make %-12s %s\n", $$1, $$2 }'
 
 demo: .venv/ready  ## draw faces, prepare them, train on them
 	$(BIN)/python launch/demo.py
 
 test: .venv/ready slurm browser lint  ## every test and all checks (PYTEST="-k name": arguments of pytest)
 	$(BIN)/pytest $(PYTEST)
+
+test-cluster: .venv/ready slurm  ## trainings that survive faults, as a table (PYTEST="-k sigstop": some of it)
+	$(BIN)/pytest -n 2 -o python_files='fault_*.py' tests/cluster/faults --table $(TABLE) $(PYTEST)
 
 quick: .venv/ready  ## the fast tests, in two processes
 	$(BIN)/pytest -q -n 2 -m "not long and not slurm and not browser and not gpu" $(PYTEST)

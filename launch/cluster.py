@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.config import ConfigError
@@ -95,6 +96,7 @@ class Queued(NamedTuple):
     """PENDING, RUNNING, COMPLETING, ..."""
     reason: str
     """Why it waits: Resources, JobHeldUser, ..."""
+    restarts: str = "0"
 
 
 def job_state(job: str) -> Queued | None:
@@ -103,9 +105,20 @@ def job_state(job: str) -> Queued | None:
     ConfigError where squeue fails, for instance because the controller is busy.
     """
     try:
-        shown = run_client("squeue", "--noheader", "-o", "%T|%r", "-j", job).strip()
-        return Queued(*shown.split("\n")[0].split("|", 1)) if shown else None
+        form = "State:|,Reason:.100|,RestartCnt:"
+        shown = run_client("squeue", "--noheader", "--Format", form, "--jobs", job).strip()
+        fields = [field.strip() for field in shown.split("\n")[0].split("|")]
+        return Queued(*fields) if shown else None
     except ConfigError as error:
         if "Invalid job id" in str(error):  # one of days ago
             return None
         raise
+
+
+def job_in(folder: Path) -> str | None:
+    """The user's job in the queue that runs in `folder`, or None."""
+    for line in run_client("squeue", "--me", "--noheader", "-o", "%i|%Z").splitlines():
+        job, _, place = line.strip().partition("|")
+        if place == str(folder):
+            return job
+    return None

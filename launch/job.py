@@ -46,8 +46,9 @@ class Training:
                 # Where it was lost by an error of its own, that one's status comes first.
                 time.sleep(PATIENCE)
                 leave(LOST)
-            with contextlib.suppress(OSError):  # a full disk
-                own_error(self.folder).touch()
+            # A full disk, or another task has written its error.
+            with contextlib.suppress(OSError), own_error(self.folder).open("x") as file:
+                file.write(f"{type(error).__name__}: {' '.join(str(error).split())}"[:2000])
             leave(OWN_ERROR)
         else:
             if stopped_by == signal.SIGUSR2 and place.rank == 0:

@@ -4,18 +4,18 @@ The batch script calls it after its tasks, with the status of srun. When one tas
 kills the others, and then its status is that of their signal: a task therefore writes an error of
 its own, or what a hanging training waits for, into a file as well.
 
-    python -m launch.requeue FOLDER STATUS        # of the run
+    python -m launch.requeue FOLDER STATUS [--exclude-failed]        # of the run
 """
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
-from pipeline.records import checkpoints
-from stages.watchdog import HANG, SENTENCE
+from stages.hang import HANG, SENTENCE
 
 OWN_ERROR = 201  # of a process: the same would come again
 LOST = 198  # the connection to another process: it, or its node, has died
@@ -31,11 +31,15 @@ MEANING = {
 
 
 def main() -> None:
-    sys.exit(settle(Path(sys.argv[1]).resolve(), int(sys.argv[2])))
+    exclude = "--exclude-failed" in sys.argv[3:]
+    sys.exit(settle(Path(sys.argv[1]).resolve(), int(sys.argv[2]), exclude))
 
 
-def settle(folder: Path, status: int) -> int:
-    """Requeues this job, or says why not; the exit status of the batch script."""
+def settle(folder: Path, status: int, exclude: bool = False) -> int:
+    """Requeues this job, or says why not; the exit status of the batch script.
+
+    With `exclude`, the job does not run again on a node that hung or was lost.
+    """
     job, restarts = os.environ["SLURM_JOB_ID"], os.environ.get("SLURM_RESTART_COUNT", "0")
     if 128 < status <= 128 + signal.NSIG:
         if own_error(folder).exists():
@@ -59,13 +63,51 @@ def settle(folder: Path, status: int) -> int:
     if tries > TRIES:
         print(f"{why}, and {MEANING[NO_PROGRESS]}: job {job} is not requeued", flush=True)
         return NO_PROGRESS
-    print(f"{why}: job {job} is requeued", flush=True)
+    nodes = failed_nodes(status, why, shown) if exclude else ""
+    print(f"{why}: job {job} is requeued{nodes and f' without {nodes}'}", flush=True)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # SLURM ends this script, too
     subprocess.run(["scontrol", "requeue", job], check=False)
+    if nodes:
+        before = value_of("ExcNodeList", shown)
+        nodes = ",".join([before, nodes] if before else [nodes])
+        subprocess.run(["scontrol", "update", f"JobId={job}", f"ExcNodeList={nodes}"], check=False)
     return status
 
 
+def failed_nodes(status: int, why: str, shown: str) -> str:
+    """Nodes of this job that hung or are down, with commas; none where the rest would not do.
+
+    `shown` is the job as scontrol shows it.
+    """
+    if status == HANG:
+        found = re.findall(r"^process \d+ on ([\w-]+)", why)
+    else:
+        found = nodes("%N %T", "--nodes", value_of("NodeList", shown))
+        found = [name for name, state in map(str.split, found) if re.search(r"down|\*", state)]
+    before = value_of("ExcNodeList", shown)
+    excluded = {*found, *(nodes("%N", "--nodes", before) if before else [])}
+    left = {*nodes("%N", "--partition", value_of("Partition", shown))} - excluded
+    if found and len(left) < int(value_of("NumNodes", shown).partition("-")[0]):
+        print(f"{', '.join(found)}: not excluded, as no other node of the partition is left")
+        return ""
+    return ",".join(found)
+
+
+def nodes(form: str, *of: str) -> list[str]:
+    """A line of sinfo for each node."""
+    command = ["sinfo", "--noheader", "--Node", "-o", form, *of]
+    shown = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    return list(dict.fromkeys(line.strip() for line in shown.splitlines()))
+
+
+def value_of(key: str, shown: str) -> str:
+    """A value of what scontrol shows; empty for none."""
+    found = re.search(rf"(?:^|\s){key}=(\S*)", shown)
+    return "" if found is None or found[1] == "(null)" else found[1]
+
+
 def own_error(folder: Path) -> Path:
-    """Where a task of this attempt of this job says that it ended by an error of its own."""
+    """Where a task of this attempt of this job writes the error of its own that ended it."""
     job, restarts = os.environ["SLURM_JOB_ID"], os.environ.get("SLURM_RESTART_COUNT", "0")
     return folder / "slurm" / f"error-{job}-{restarts}"
 
@@ -78,6 +120,9 @@ def reason(folder: Path, status: int) -> str:
             said = found.read_text().strip()
             found.unlink()  # it is not true of the next attempt
             return said
+    if status == OWN_ERROR:
+        with contextlib.suppress(OSError):
+            return own_error(folder).read_text() or MEANING[OWN_ERROR]
     if 128 < status <= 128 + signal.NSIG:
         log = f"{os.environ['SLURM_JOB_ID']}_0_log.err"
         return f"a process died (which, and of what: `srun: error:` in {log})"
@@ -86,8 +131,9 @@ def reason(folder: Path, status: int) -> str:
 
 def losses(folder: Path, job: str, restarts: str) -> int:
     """How often this job was lost since its newest checkpoint, with this time; kept in files."""
-    reached = next(iter(checkpoints.newest_first(folder.parent / "checkpoints")), None)
-    record = folder / f"lost-{job}-{reached.name if reached else 0}-{restarts}"
+    # As pipeline.records.checkpoints does, which imports torch.
+    found = [int(p.name) for p in (folder.parent / "checkpoints").glob("*") if p.name.isdigit()]
+    record = folder / f"lost-{job}-{max(found, default=0)}-{restarts}"
     with contextlib.suppress(OSError):  # a disk that is full costs the counting
         record.touch()
     return len(list(folder.glob(f"{record.name.rpartition('-')[0]}-*")))

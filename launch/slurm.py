@@ -12,10 +12,13 @@ import shlex
 import shutil
 import sys
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import submitit
+from filelock import FileLock
 from submitit.core.utils import FailedJobError
 
 from launch import arguments, cluster, sbatch, sweep, watch
@@ -40,6 +43,11 @@ def main() -> None:
     add("--time", help="as 90 (minutes), 12:00:00 or 2-12 (default: the longest allowed)")
     for name in ("partition", "account", "qos", "constraint", "comment", "exclude"):
         add(f"--{name}", help="as of sbatch")
+    add(
+        "--exclude-failed",
+        action="store_true",
+        help="requeue the job without a node that hung or was lost",
+    )
     sbatch.add_arguments(parser)
     sweep.add_arguments(parser)
     parser.add_argument("--follow", action="store_true", help="print the training's output")
@@ -56,9 +64,25 @@ def main() -> None:
 def start(args: Namespace) -> None:
     """Submits the training, unless its job is in the queue; follows it with --follow."""
     config, folder = arguments.read(args)
-    job = submit(args, config, folder, args.branch)
+    with nullcontext() if args.dry_run else alone(folder):
+        job = submit(args, config, folder, args.branch)
     if job and args.follow:
         sys.exit(watch.follow(log_path(folder, job), job))
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Of two commands given at once, one waits here, and then finds the job of the other."""
+    try:
+        (folder / "slurm").mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / "slurm" / "lock")
+        lock.acquire()
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be written ({error.strerror or error})") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def submit_sweep(args: Namespace) -> None:
@@ -151,7 +175,9 @@ def parameters(
         },
         "slurm_teardown": [
             f"status=$?; [ $status = 0 ] || "
-            f"{shlex.quote(sys.executable)} -m launch.requeue .. $status",
+            f"{shlex.quote(sys.executable)} -m launch.requeue .. $status"
+            + " --exclude-failed"
+            * args.exclude_failed,
             "exit $?",
         ],
         "slurm_mem": args.mem,
@@ -168,10 +194,9 @@ def parameters(
 def queued_job(folder: Path) -> str | None:
     """The id of this run's job in the queue, or None."""
     record = folder / "slurm" / "job"
-    if not record.exists():
-        return None
-    job = record.read_text()
-    found = watch.leave(job)
+    # A command that was killed between sbatch and `record` has left a job that only SLURM knows.
+    job = cluster.job_in(code_folder(folder)) or (record.read_text() if record.exists() else None)
+    found = watch.leave(job) if job else None
     if found is None:
         return None
     print(f"job {job} of this run is already in the queue: {watch.describe(job, found)}")

@@ -32,12 +32,13 @@ REASONS = {
 
 def describe(job: str, queued: cluster.Queued) -> str:
     """A job's state and reason, with the meaning of the reason and the remedy if known."""
+    start = f", start {int(queued.restarts) + 1}" if queued.restarts not in ("", "0") else ""
     if queued.state == "COMPLETING":
         return "COMPLETING: its processes are being stopped"
     if queued.state != "PENDING":
-        return queued.state
+        return queued.state + start
     known = next((text for part, text in REASONS.items() if part in queued.reason), "")
-    return f"PENDING ({queued.reason})" + (f": {known.format(job=job)}" if known else "")
+    return f"PENDING ({queued.reason}){start}" + (f": {known.format(job=job)}" if known else "")
 
 
 def leave(job: str) -> cluster.Queued | None:

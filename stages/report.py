@@ -20,7 +20,7 @@ from pipeline.records.tracking import Tracking
 from stages import origin, page, pictures, plan, plots, schedule
 from stages.config import Config
 from stages.health import Watch
-from stages.run_folder import RunFolder
+from stages.run_folder import LostRunError, RunFolder
 
 SECONDS = "evaluation_seconds"  # in the lines of the journal that are evaluations
 
@@ -78,6 +78,7 @@ class Report:
 
     def write(self, images: int, moment: schedule.Moment, values: dict[str, float]) -> None:
         """Writes a line to the journal and to MLflow."""
+        self.folder.check()
         with self.tolerating_full_disk(f"metrics.jsonl at {images:,} images"):
             self.journal.write(images, moment.stage.resolution, values)
         self.track(self.journal.lines[-1])
@@ -214,7 +215,13 @@ class Report:
         return path.exists()
 
     def end(self, status: str) -> None:
+        """Writes the last plots and ends MLflow's run, unless another process owns the run."""
         self.bar.close()
+        try:
+            self.folder.check()
+        except LostRunError:
+            self.tracking.abandon()
+            return
         for name in ("schedule.png", "losses.png"):
             with self.tolerating_full_disk(name):
                 if name == "losses.png":

@@ -40,8 +40,11 @@ class RunFolder:
             beside.write_text(self.token)
 
     def check(self) -> None:
-        """LostRunError unless this process still owns the run."""
-        holder = self.claimed.read_text()
+        """LostRunError where another process owns the run."""
+        try:
+            holder = self.claimed.read_text()
+        except OSError:  # nobody can claim it there either
+            return
         if holder != self.token:
             raise LostRunError(f"{self.path} has been taken over by {holder}: this process ends")
 

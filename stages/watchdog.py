@@ -20,9 +20,8 @@ import torch.distributed as dist
 
 from pipeline import processes, section
 from stages.config import FaultsConfig
+from stages.hang import HANG, SENTENCE
 
-HANG = 199  # exit status of a process that ends because the training hangs
-SENTENCE = "hang.txt"
 DUMP = 60  # seconds for NCCL to write its flight recorder, after its own time-out
 
 
@@ -32,7 +31,9 @@ class Watchdog(threading.Thread):
     def __init__(self, folder: Path, config: FaultsConfig):
         super().__init__(daemon=True)
         self.folder, self.config, self.over = folder, config, threading.Event()
-        self.limit, self.host = 0.0, socket.gethostname()
+        # SLURM's name of the node, where there is one: launch/requeue.py may exclude it.
+        self.limit = 0.0
+        self.host = os.environ.get("SLURMD_NODENAME", socket.gethostname())
         self.period = min(10.0, config.timeout / 5)
         self.take_time()
         if processes.is_first():

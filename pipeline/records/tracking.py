@@ -129,6 +129,10 @@ class Tracking:
             self._end(PARENT, status)
         flush(self.outbox, self.folder, LAST_WAIT)
 
+    def abandon(self) -> None:
+        """Sends nothing more: another process logs this training now."""
+        self.outbox.close()
+
     def _end(self, run: str, status: str) -> None:
         self._put("end", run, status=status, time=_now())
 

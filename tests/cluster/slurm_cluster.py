@@ -14,6 +14,7 @@ import atexit
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -62,6 +63,7 @@ class SlurmCluster:
         self._resources = (nodes, cpus, gpus, extra)
         self._network = None
         self._daemons = {}  # name -> process
+        self._commands = {}  # name of a daemon -> its host and command
         self._hosts = {}  # name of a node that has power -> host
 
     def __enter__(self):
@@ -115,6 +117,7 @@ class SlurmCluster:
         self._start_daemon(name, host, "slurmd", "-D", "-N", name, *flags)
 
     def _start_daemon(self, name: str, host: Host, *command: str):
+        self._commands[name] = (host, command)
         with open(self.root / "log" / f"{name}.out", "ab") as log:
             self._daemons[name] = subprocess.Popen(
                 host.inside(*command),
@@ -223,8 +226,33 @@ class SlurmCluster:
         self._network.plug(f"node{node}")
         self._resume(f"node{node}")
 
+    def signal_daemon(self, name: str, number: int):
+        """Send a signal to a daemon: slurmctld, munged, or a node's slurmd by the node's name."""
+        for pid in _children(self._daemons[name].pid):
+            os.kill(pid, number)
+
+    def kill_daemon(self, name: str):
+        """SIGKILL to a daemon; what it has started runs on."""
+        self.signal_daemon(name, signal.SIGKILL)
+        self._daemons.pop(name).wait()
+
+    def restart_daemon(self, name: str):
+        """Start a daemon that was killed."""
+        host, command = self._commands[name]
+        self._start_daemon(name, host, *command)
+
+    def configure(self, key: str, value: object):
+        """Change a line of slurm.conf, and make all daemons read it."""
+        path = self.root / "slurm.conf"
+        path.write_text(re.sub(rf"(?m)^{key}=.*$", f"{key}={value}", path.read_text()))
+        self.run("scontrol", "reconfigure")
+
+    def inside(self, node: int, *command: str):
+        """Run a command on a node."""
+        subprocess.run(self._hosts[f"node{node}"].inside(*command), check=True)
+
     def _resume(self, name: str):
-        if self.states()[name].startswith("down"):
+        if self.states()[name].startswith(("down", "drain")):
             self.run("scontrol", "update", f"nodename={name}", "state=resume")
         self.wait_until(lambda: "*" not in self.states()[name], f"{name} to answer", 30)
 
@@ -245,6 +273,11 @@ class SlurmCluster:
     def host_address(self) -> str:
         """Address at which a node reaches servers of this machine; nodes also know it as `host`."""
         return self._network.address(THIS_MACHINE)
+
+
+def _children(pid: int) -> list[int]:
+    """The processes that a process has started (nsenter starts the daemon, and waits for it)."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def _listens(address: Path | tuple[str, int]) -> bool:

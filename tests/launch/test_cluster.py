@@ -7,8 +7,8 @@ import pytest
 from launch import arguments, requeue, slurm, watch
 from launch.cluster import LONGEST, gpus_of, job_state, minutes_of, node_resources
 from pipeline.config import ConfigError, parse
-from stages import watchdog as watch_dog
 from stages.config import Config
+from stages.hang import SENTENCE
 from tests.conftest import ROOT
 from tests.stages.tiny import tiny
 
@@ -93,7 +93,7 @@ def test_nodes_that_differ_or_have_no_gpus_are_told_of(tmp_path, monkeypatch):
 
 def test_what_a_job_waits_for_is_said_with_what_helps(program, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(watch, "POLL", 0)
-    waits = ["PENDING|Resources", "PENDING|launch failed requeued held", "RUNNING|None"]
+    waits = ["PENDING|Resources", "PENDING|launch failed requeued held|2", "RUNNING|None|2"]
     program("squeue", *waits, "COMPLETING|None", "")
     program("sacct", "FAILED|71:0")
     (tmp_path / "7_0_log.out").write_text("a line of the training\n")
@@ -101,8 +101,8 @@ def test_what_a_job_waits_for_is_said_with_what_helps(program, tmp_path, monkeyp
     assert capsys.readouterr().out.splitlines() == [
         "a line of the training",
         "job 7: PENDING (Resources): it waits for nodes",
-        "job 7: PENDING (launch failed requeued held): it is held: scontrol release 7",
-        "job 7: RUNNING",
+        "job 7: PENDING (launch failed requeued held), start 3: it is held: scontrol release 7",
+        "job 7: RUNNING, start 3",
         "job 7: COMPLETING: its processes are being stopped",
         f"job 7: FAILED (it hung); errors are in {tmp_path}/7_*",
     ]
@@ -112,12 +112,12 @@ def test_a_job_that_is_being_ended_is_waited_for(program, tmp_path, monkeypatch,
     monkeypatch.setattr(watch, "POLL", 0)
     (tmp_path / "slurm").mkdir()
     (tmp_path / "slurm" / "job").write_text("7")
-    program("squeue", "COMPLETING|None", "COMPLETING|None", "")
+    program("squeue", "", "COMPLETING|None", "COMPLETING|None", "")
     assert slurm.queued_job(tmp_path) is None
     assert "job 7 of this run is being stopped" in capsys.readouterr().out
-    program("squeue", "PENDING|JobHeldUser")
-    assert slurm.queued_job(tmp_path) == "7"
-    assert "queue: PENDING (JobHeldUser): it is held: scontrol release 7" in (
+    program("squeue", f"8|{tmp_path}/code", "PENDING|JobHeldUser")
+    assert slurm.queued_job(tmp_path) == "8"  # its command was killed before it wrote `job`
+    assert "queue: PENDING (JobHeldUser): it is held: scontrol release 8" in (
         capsys.readouterr().out
     )
 
@@ -137,18 +137,59 @@ def test_the_exit_status_decides_what_becomes_of_a_job(program, tmp_path, monkey
     killed += "job 7 is requeued\n"
     assert settle(137, 0) == (137, killed)
     assert settle(137, 0) == (137, killed)  # the same attempt counts once
-    (tmp_path / "processes" / watch_dog.SENTENCE).write_text("process 2 has been in `data`\n")
+    (tmp_path / "processes" / SENTENCE).write_text("process 2 has been in `data`\n")
     assert settle(137, 1) == (199, "process 2 has been in `data`: job 7 is requeued\n")
     assert settle(198, 2)[0] == 198
     status, said = settle(198, 3)
     assert status == requeue.NO_PROGRESS and "without a new checkpoint" in said
     (tmp_path / "checkpoints" / "000000320").mkdir(parents=True)
     assert settle(198, 3)[0] == 198
-    (tmp_path / "slurm" / "error-7-3").touch()  # of one task, for which srun killed the others
-    assert settle(137, 3) == (201, "an error of its own: job 7 is not requeued\n")
+    # Of one task, for which srun killed the others.
+    (tmp_path / "slurm" / "error-7-3").write_text("DatasetError: a.tar was altered")
+    assert settle(137, 3) == (201, "DatasetError: a.tar was altered: job 7 is not requeued\n")
     assert settle(137, 4)[0] == 137
     program("scontrol", "JobId=7 JobState=COMPLETING Requeue=1 Restarts=3 BatchFlag=1")
     assert requeue.settle(tmp_path, 137) == 137 and not capsys.readouterr().out
+
+
+def test_a_node_that_hung_or_is_down_is_excluded_if_asked(program, tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "0")
+    for folder in ("slurm", "processes"):
+        (tmp_path / folder).mkdir()
+    job = "JobId=7 JobState=RUNNING Restarts=0 NumNodes=2 NodeList=node[1-2] Partition=main"
+    (tmp_path / "bin" / "scontrol").write_text(
+        f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n'
+        f'echo "{job} ExcNodeList=$(cat {tmp_path}/exc)"\n'
+    )
+    (tmp_path / "bin" / "scontrol").chmod(0o755)
+    (tmp_path / "bin" / "sinfo").write_text(
+        "#!/bin/sh\n"
+        'case "$*" in\n'
+        '*"%N %T"*) printf "node1 idle\\nnode2 down*\\n" ;;\n'
+        '*--nodes*) printf "node3\\n" ;;\n'
+        '*) printf "node1\\nnode2\\nnode3\\nnode4\\n" ;;\n'
+        "esac\n"
+    )
+    (tmp_path / "bin" / "sinfo").chmod(0o755)
+
+    def settle(status: int, excluded: str = "(null)", exclude: bool = True) -> list[str]:
+        (tmp_path / "exc").write_text(excluded)
+        (tmp_path / "processes" / SENTENCE).write_text("process 1 on node1 has been in")
+        (tmp_path / "asked").unlink(missing_ok=True)
+        requeue.settle(tmp_path, status, exclude)
+        return (tmp_path / "asked").read_text().splitlines()
+
+    update = "update JobId=7 ExcNodeList="
+    assert settle(199) == ["show job 7", "requeue 7", f"{update}node1"]
+    assert "job 7 is requeued without node1" in capfd.readouterr().out
+    assert settle(199, exclude=False) == ["show job 7", "requeue 7"]
+    assert settle(198) == ["show job 7", "requeue 7", f"{update}node2"]
+    (tmp_path / "checkpoints" / "000000320").mkdir(parents=True)  # else it was lost too often
+    assert settle(198, "node3") == ["show job 7", "requeue 7", f"{update}node3,node2"]
+    (tmp_path / "bin" / "sinfo").write_text("#!/bin/sh\nprintf 'node1\\nnode2\\n'\n")
+    assert settle(199) == ["show job 7", "requeue 7"]
+    assert "node1: not excluded" in capfd.readouterr().out
 
 
 def test_a_controller_that_does_not_answer_is_not_the_end_of_a_job(tmp_path, monkeypatch):

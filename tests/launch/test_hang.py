@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from stages.watchdog import HANG, SENTENCE
+from stages.hang import HANG, SENTENCE
 from tests.conftest import ROOT
 from tests.stages.tiny import tiny, write
 

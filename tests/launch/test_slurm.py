@@ -11,6 +11,7 @@ from mlflow import MlflowClient
 
 from launch.slurm import snapshot
 from stages.origin import version
+from tests.cluster.tasks import tasks
 from tests.conftest import ROOT
 from tests.pipeline.data.server import Server
 from tests.stages.tiny import final_weights, journal, run, tiny, write
@@ -94,19 +95,9 @@ def wait_for_images(cluster, folder: Path, images: int) -> None:
     )
 
 
-def kill_a_process(job: str, number: int) -> None:
+def kill_a_process(cluster, job: str, number: int) -> None:
     """Sends a signal to the second task of a job."""
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            found = dict(line.partition("=")[::2] for line in path.read_text().split("\0"))
-            command = (path.parent / "cmdline").read_text()
-        except (OSError, UnicodeDecodeError):
-            continue
-        of_job = found.get("SLURM_JOB_ID") == job and found.get("SLURM_PROCID") == "1"
-        if of_job and "submitit.core._submit" in command:
-            os.kill(int(path.parent.name), number)
-            return
-    raise AssertionError(f"job {job} has no second task")
+    os.kill(tasks(job, cluster.env["SLURM_CONF"])[1], number)
 
 
 def test_a_signal_a_dead_node_and_a_dead_process_change_nothing(
@@ -128,7 +119,7 @@ def test_a_signal_a_dead_node_and_a_dead_process_change_nothing(
         slurm_cluster.wait_until(lambda: state(slurm_cluster, job) == "PENDING", "a requeue", 120)
         slurm_cluster.power_on(3)
         wait_for_images(slurm_cluster, folder, 1280)
-        kill_a_process(job, signal.SIGABRT)  # as NCCL's watchdog does
+        kill_a_process(slurm_cluster, job, signal.SIGABRT)  # as NCCL's watchdog does
         slurm_cluster.wait_until(lambda: state(slurm_cluster, job) == "PENDING", "a requeue", 120)
         follow = slurm(*arguments, "--follow")
         assert "COMPLETED" in follow
@@ -158,7 +149,7 @@ def test_streamed_from_the_web_a_killed_process_changes_nothing(dataset, slurm_c
             slurm(*arguments)
             job = (folder / "slurm" / "job").read_text()
             wait_for_images(slurm_cluster, folder, 320)
-            kill_a_process(job, signal.SIGKILL)
+            kill_a_process(slurm_cluster, job, signal.SIGKILL)
             assert "COMPLETED" in slurm(*arguments, "--follow")
     finally:
         slurm_cluster.restore()

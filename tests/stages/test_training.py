@@ -163,6 +163,7 @@ def lose_the_run(folder: Path) -> None:
         while not (folder / "metrics.jsonl").exists():
             time.sleep(0.01)
         RunFolder(folder).claim()
+        (folder / "lines").write_text((folder / "metrics.jsonl").read_text())
 
     threading.Thread(target=claim, daemon=True).start()
 
@@ -170,7 +171,13 @@ def lose_the_run(folder: Path) -> None:
 def test_a_process_that_lost_the_run_ends_without_writing(dataset, tmp_path):
     with pytest.raises(RuntimeError, match="has been taken over by"):
         run(tiny(dataset), tmp_path / "run", before=lose_the_run)
-    assert not (tmp_path / "run" / "checkpoints" / "000000256").exists()
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    before = (tmp_path / "run" / "lines").read_text().splitlines()
+    after = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert len(after) - len(before) in (0, 1) and len(after) < 6  # one was being written
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    (parent,) = client.search_runs(["1"], "attributes.run_name = 'tiny'")
+    assert parent.info.status == "RUNNING"  # it is the other process's
 
 
 def test_losses_that_are_not_finite_end_the_training_with_advice(dataset, tmp_path):

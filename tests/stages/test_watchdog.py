@@ -7,7 +7,8 @@ import pytest
 
 from pipeline import section
 from stages.config import FaultsConfig
-from stages.watchdog import SENTENCE, Watchdog
+from stages.hang import SENTENCE
+from stages.watchdog import Watchdog
 from tests.stages.tiny import run, tiny
 
 
