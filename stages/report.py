@@ -51,8 +51,9 @@ class Report:
 
     def notify(self, line: str | None) -> None:
         if line:
-            tqdm.write(line, file=sys.stdout)
-            sys.stdout.flush()
+            with contextlib.suppress(OSError):  # as of pipeline.say
+                tqdm.write(line, file=sys.stdout)
+                sys.stdout.flush()
 
     @contextlib.contextmanager
     def tolerating_full_disk(self, what: str):

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 
 from pipeline import processes
+from pipeline.say import say
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 RETRY = 60.0  # seconds
@@ -29,10 +30,9 @@ def written(what: str, write: Callable[[], None], device: torch.device) -> None:
                 if error.errno not in FULL:
                     raise
                 if not reported:
-                    print(
+                    say(
                         f"{what} cannot be written: {error.strerror}; trying again every "
-                        f"{RETRY:.0f} s until there is room",
-                        flush=True,
+                        f"{RETRY:.0f} s until there is room"
                     )
                 reported = True
         dist.broadcast(done, 0)  # and none waits for longer than RETRY

@@ -22,6 +22,7 @@ from pipeline.records import checkpoints
 from pipeline.records.checkpoints import Checkpoint
 from pipeline.records.journal import Journal
 from pipeline.records.system import System
+from pipeline.say import say
 from stages import health, plan, schedule, state
 from stages.config import Config
 from stages.health import DivergedError
@@ -53,9 +54,9 @@ def train(config: Config, folder: Path, branch: str | None = None) -> int:
         config = plan.with_precision(config, chosen)
         config = plan.with_precision(config, processes.fitting_precision(device))
     if processes.is_first():
-        print(f"precision {config.engine.precision}", flush=True)
+        say(f"precision {config.engine.precision}")
         if slow := processes.slow_precision(device, config.engine.precision):
-            print(slow, flush=True)
+            say(slow)
     written("config.yaml", lambda: RunFolder(folder).keep_config(config), device)
     stopped_by = 0
     for part, end in plan.parts(config):
@@ -356,4 +357,4 @@ class Trainer:
 
     def notify(self, line: str) -> None:
         if processes.is_first():
-            print(line, flush=True)
+            say(line)

@@ -83,12 +83,13 @@ class Watchdog(threading.Thread):
     def end(self, silent: float) -> None:
         """Prints which process hangs, and exits this one, even if its main thread is blocked."""
         sentence = f"{self.find_slowest(silent)}, and the training hangs"
-        print(
-            f"{sentence}: process {processes.rank()} ends after the {self.limit:.0f} s that "
-            f"faults.timeout or long_timeout allow",
-            file=sys.stderr,
-            flush=True,
-        )
+        with contextlib.suppress(OSError):
+            print(
+                f"{sentence}: process {processes.rank()} ends after the {self.limit:.0f} s that "
+                f"faults.timeout or long_timeout allow",
+                file=sys.stderr,
+                flush=True,
+            )
         with contextlib.suppress(OSError):
             (self.folder / SENTENCE).write_text(sentence + "\n")
         if dist.get_backend() == "nccl":

@@ -13,6 +13,7 @@ from pydantic.dataclasses import dataclass
 from pipeline.records.mlflow_access import address, reason
 from pipeline.records.outbox import NAME, Outbox
 from pipeline.records.store import KIND, PARENT, RECORD, Store, TrackingError, dataset_input
+from pipeline.say import say
 
 LAST_WAIT = 20.0  # seconds at the end of a training for unsent entries
 
@@ -57,7 +58,7 @@ class Tracking:
 
     def __init__(self, config: TrackingConfig, folder: Path, name: str, tags: dict[str, str]):
         self.folder, self.run, self.tags = folder.resolve(), PARENT, tags
-        mlflow_store = Store(config.uri, self.folder, config.experiment, _print)
+        mlflow_store = Store(config.uri, self.folder, config.experiment, say)
         self.uri = mlflow_store.shown
         if mlflow_store.is_new:
             try:
@@ -69,7 +70,7 @@ class Tracking:
                     + ("" if deleted else "; start the server, or name another in tracking.uri")
                 ) from error
         self.where = where(self.uri, mlflow_store.known.get("experiment_id", "1"))
-        self.outbox = Outbox(self.folder / NAME, mlflow_store.send, f"MLflow at {self.uri}", _print)
+        self.outbox = Outbox(self.folder / NAME, mlflow_store.send, f"MLflow at {self.uri}", say)
         self._put("open", PARENT, name=name, tags=tags, time=_now())
 
     def stage(self, resolution: int, name: str, parameters: dict, data: dict) -> None:
@@ -147,7 +148,7 @@ class Tracking:
 def flush(outbox: Outbox, folder: Path, seconds: float) -> int:
     """Waits for the thread, ends it, and prints how to send what is unsent, if anything is."""
     if left := outbox.drain(seconds):
-        _print(
+        say(
             f"{outbox.name} lacks {left} entries ({outbox.problem}); they are in "
             f"{outbox.path}. To send them later:  python -m pipeline.flush {folder}"
         )
@@ -196,7 +197,3 @@ def record(uri: str | None, checkpoint: Path, about: dict, data: dict) -> str:
 def _now() -> int:
     """Milliseconds since 1970, as MLflow counts."""
     return int(time.time() * 1000)
-
-
-def _print(line: str) -> None:
-    print(line, flush=True)

@@ -233,6 +233,19 @@ def test_a_full_disk_does_not_end_the_training(dataset, whole, tmp_path):
     assert final_weights(folder) == final_weights(whole)
 
 
+def fill_the_disk_of_the_output(folder: Path) -> None:
+    os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
+
+
+def test_output_on_a_full_disk_does_not_end_the_training(dataset, tmp_path):
+    content = tiny(dataset, every={"log": 16, "pictures": 0, "checkpoint": 0})
+    content["stages"] = [content["stages"][0] | {"images": 64}]
+    content["evaluation"]["samples"] = 16
+    assert run(content, tmp_path / "run", before=fill_the_disk_of_the_output) == [0]
+    assert not said(tmp_path / "run")
+    final_weights(tmp_path / "run", 64)
+
+
 def full_at_first(folder: Path) -> None:
     """No file can become longer at all, until that is said."""
     from stages import room

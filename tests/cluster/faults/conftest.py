@@ -56,7 +56,7 @@ def expected(dataset, tmp_path_factory):
         folder = tmp_path_factory.mktemp("undisturbed") / "run"
         made = content(dataset, **changes)
         assert run(made, folder, processes, timeout=600) == [0] * processes
-        return Training(folder, ["launch/local.py"], "", processes).weights()
+        return Training(folder, folder, ["launch/local.py"], "", processes).weights()
 
     return of
 
@@ -102,7 +102,9 @@ def on_slurm(request, fault, dataset, tmp_path):
         command = ["launch/slurm.py", "--config", config, "--gpus-per-node", 0, "--nodes", nodes]
         command += ["--follow"] * follow
         conf = cluster.env["SLURM_CONF"]
-        training = Training(folder or tmp_path / "run", [*command, *arguments], conf, nodes)
+        training = Training(
+            folder or tmp_path / "run", tmp_path, [*command, *arguments], conf, nodes
+        )
         fault.row.where = f"{nodes} nodes"
         started.append(training)
         return training
@@ -122,7 +124,7 @@ def local(fault, dataset, tmp_path):
     ) -> Training:  # fmt: skip
         config = write(content(data or dataset, **changes), tmp_path / "tiny.yaml")
         command = ["launch/local.py", "--config", config, "--processes", processes, *arguments]
-        training = Training(folder or tmp_path / "run", command, "", processes)
+        training = Training(folder or tmp_path / "run", tmp_path, command, "", processes)
         fault.row.where = f"local, {processes}"
         started.append(training)
         return training

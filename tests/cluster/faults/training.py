@@ -53,10 +53,11 @@ def _run(arguments: list[str], said: str, env: dict[str, str]) -> None:
 
 
 class Training:
-    """`command` is launch/local.py or launch/slurm.py with its arguments, without --output."""
+    """`command` is launch/local.py or launch/slurm.py with its arguments, without --output. What
+    it prints is kept in the folder `notes`."""
 
-    def __init__(self, folder: Path, command: list, conf: str, processes: int):
-        self.folder, self.command, self.conf = folder, [*map(str, command)], conf
+    def __init__(self, folder: Path, notes: Path, command: list, conf: str, processes: int):
+        self.folder, self.notes, self.command, self.conf = folder, [*map(str, command)], conf
         self.processes = processes
         self.heard: list[tuple[float, str]] = []  # (time.monotonic(), line)
         self.child: BaseProcess | None = None
@@ -70,7 +71,7 @@ class Training:
     def start(self, *more: object) -> "Training":
         """The command, once more if it has run before."""
         self.starts += 1
-        said = self.folder.with_name(f"{self.folder.name}.said.{self.starts}")
+        said = self.notes / f"said.{id(self):x}.{self.starts}"
         said.touch()
         arguments = [*self.command, "--output", str(self.folder), *map(str, more)]
         env = dict(os.environ) | self.env
