@@ -216,7 +216,7 @@ def test_another_zero_stage_on_resume(fault, local):
 def test_nan_once(fault, local, inject):
     """15a: NaN gradients of one rank, once."""
     training = local(processes=2)
-    inject(training, FAULT_NAN=f"1 {8 * STEPS[0] + 41} {8 * STEPS[0] + 42}")
+    inject(training, FAULT_NAN=f"1 {4 * STEPS[0] + 41} {4 * STEPS[0] + 42}")
     training.start()
     fault.strikes()
     fault.noticed(training, r"1 steps skipped \(gradients not finite\)", 300)
@@ -228,7 +228,7 @@ def test_nan_once(fault, local, inject):
 def test_nan_from_a_step_on(fault, local, inject):
     """15b: NaN gradients of one rank from a step on; then without, the same command."""
     training = local(processes=2)
-    inject(training, FAULT_NAN=f"1 {8 * STEPS[0] + 41} {10**9}")
+    inject(training, FAULT_NAN=f"1 {4 * STEPS[0] + 41} {10**9}")
     training.start()
     training.wait_for("steps skipped", 300)
     fault.strikes()

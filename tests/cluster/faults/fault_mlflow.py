@@ -46,7 +46,7 @@ def test_server_killed_and_back(fault, local, tmp_path):
         training.wait_images(BATCH * 10)
     fault.strikes()
     fault.noticed(training, AWAY)
-    training.wait_images(BATCH * 40)
+    training.wait_images(BATCH * 30)
     with server(tmp_path, port) as uri:
         fault.completes(training)
         assert points(uri) == ALL, points(uri)

@@ -15,7 +15,7 @@ def test_time_limit(fault, on_slurm):
     training = on_slurm("--time", 4).start()
     training.wait_images(BATCH * (STEPS[0] + 2))
     fault.strikes()
-    with training.slowed(stopped=1.5):
+    with training.slowed(stopped=5):
         fault.noticed(training, STOPPING, 300)
         fault.row.noticed = "at the signal"
     fault.completes(training)

@@ -18,8 +18,8 @@ from tests.cluster.tasks import tasks
 from tests.conftest import ROOT
 from tests.stages.tiny import tiny
 
-STEPS = (16, 56)  # at 4x4 and 8x8
-BATCH, EVERY = 16, 160  # images of a step, and between two checkpoints
+STEPS = (12, 36)  # at 4x4 and 8x8
+BATCH, EVERY = 16, 96  # images of a step, and between two checkpoints
 LAST = BATCH * sum(STEPS)
 LINE = re.compile(r"^ *([\d,]+)  \d+x\d+  alpha .*?(\d+) img/s", re.M)  # a step that is logged
 
