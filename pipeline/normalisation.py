@@ -5,13 +5,14 @@
         evaluation.weights=pt_inception-2015-12-05-6726825d.pth
 
 The decoder's batch norm uses population statistics, the statistics of a batch (of 32 draws, which
-are then not independent), or the running statistics of a published file if it has them. The
-extractor runs in evaluation mode, and a second time with batch statistics of 32 images if it has
-batch norm (Inception). Each combination has a name:
+are then not independent), or running statistics: those of a published file, or for another
+checkpoint those that 20 published iterations leave with its weights. The extractor runs in
+evaluation mode, and a second time with batch statistics of 32 images if it has batch norm
+(Inception). Each combination has a name:
 
     fid                          population statistics, evaluation mode: the standard FID
     fid_batchstats32             decoder with statistics of batches of 32
-    fid_runningstats             decoder with published running statistics
+    fid_runningstats             decoder with running statistics
     ..._extractor_by_batches32   the same, extractor with statistics of batches of 32
     published_fid_routine        both with statistics of batches of 32, samples truncated to 8 bits:
                                  the routine behind the paper's 4.6 and 4.07 (spec image-systems,
@@ -39,6 +40,7 @@ from pipeline.evaluate import USER_ERRORS, configure
 from pipeline.metrics import frechet
 from pipeline.metrics.evaluation import find_extractor, metric_name
 from pipeline.networks.family import ModelError
+from pipeline.networks.residual import population
 from pipeline.records.files import whole
 
 SIZE = 32
@@ -103,6 +105,11 @@ def samplers(loaded: Any, config: Any, manifest: Manifest) -> dict[str, Callable
         found[""] = networks.at(side, 1.0, networks.derived(images)).generate
     else:
         found[""] = loaded.measured.generate
+        torch.manual_seed(0)
+        step = networks.training_at(side, 1.0, "fp32")
+        moments = population.of_published_training(step, images)
+        running = {f"decoder_of_prior.{key}": value for key, value in moments.items()}
+        found["_runningstats"] = networks.at(side, 1.0, loaded.derived | running).generate
     classes = networks.shape.classes
 
     def by_batch(count: int) -> Tensor:

@@ -9,6 +9,7 @@ from torch import nn
 
 from pipeline import normalisation
 from pipeline.config import plain
+from pipeline.networks.residual import population
 from pipeline.networks.residual.autoencoder import Autoencoder
 from pipeline.networks.residual.shape import Shape
 from pipeline.records import checkpoints
@@ -41,9 +42,25 @@ def test_each_cell_has_a_name(dataset, tmp_path, converted):
     given += [f"data.path={dataset}", "data.loader=webdataset"]
     normalisation.main([str(a) for a in given])
     found = json.loads((tmp_path / "n.json").read_text())["values"]
-    names = {"fd_random_80", "fd_random_80_batchstats32"}
-    assert set(found) == names | ({"fd_random_80_runningstats"} if converted else set())
+    names = {"", "_batchstats32", "_runningstats"}
+    assert set(found) == {f"fd_random_80{name}" for name in names}
     assert len(set(found.values())) == len(found) and all(np.isfinite(list(found.values())))
+
+
+def test_running_statistics_are_those_of_torch_over_the_passes_of_a_published_iteration():
+    torch.manual_seed(0)
+    networks = Autoencoder(SHAPE)
+    passes = []
+    name, norm = population.norms(networks.decoder)[0]
+    norm.register_forward_pre_hook(lambda module, given: passes.append(given[0]))
+    step = networks.training_at(8, 1.0, "fp32")
+    found = population.of_published_training(step, images)
+    assert len(passes) == 8 * population.ITERATIONS
+    theirs = nn.BatchNorm2d(norm.weight.numel()).train()
+    for x in passes:
+        theirs(x)
+    torch.testing.assert_close(found[f"{name}.mean"], theirs.running_mean)
+    torch.testing.assert_close(found[f"{name}.variance"], theirs.running_var)
 
 
 class WithBatchNorm(nn.Module):

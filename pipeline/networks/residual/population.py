@@ -5,29 +5,45 @@ has one set for draws of the prior and one for codes of real images. The statist
 weights, data and seed, and are not state of a training.
 """
 
+from __future__ import annotations
+
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
+from pipeline.networks.family import Images
 from pipeline.networks.residual.layers import BatchNorm
+from pipeline.objective import draw
+
+if TYPE_CHECKING:
+    from pipeline.networks.residual.step import Step
 
 BATCHES, SIZE = 100, 32
+ITERATIONS, MOMENTUM = 20, 0.1  # of running statistics
 Moments = dict[str, Tensor]
 
 
 @contextmanager
-def gathered(network: nn.Module) -> Iterator[Moments]:
-    """Yields a dict; on exit it holds the moments of the passes of `network` in the context."""
-    sums, passes, found = {}, {}, {}
+def gathered(network: nn.Module, momentum: float | None = None) -> Iterator[Moments]:
+    """Yields a dict; on exit it holds the moments of the passes of `network` in the context.
+
+    They are the means over the passes, or with `momentum` PyTorch's running statistics: a moving
+    average to which each pass contributes that share.
+    """
+    moments, passes, found = {}, {}, {}
 
     def gather(name: str):
         def hook(module, arguments):
             x = arguments[0].double()
-            sums[f"{name}.mean"] = sums.get(f"{name}.mean", 0) + x.mean((0, 2, 3))
-            sums[f"{name}.variance"] = sums.get(f"{name}.variance", 0) + x.var((0, 2, 3))
             passes[name] = passes.get(name, 0) + 1
+            share = max(momentum or 0, 1 / passes[name])
+            for kind, value in (("mean", x.mean((0, 2, 3))), ("variance", x.var((0, 2, 3)))):
+                before = moments.get(f"{name}.{kind}", 0)
+                moments[f"{name}.{kind}"] = before + share * (value - before)
 
         return hook
 
@@ -39,8 +55,25 @@ def gathered(network: nn.Module) -> Iterator[Moments]:
             hook.remove()
     for name, module in norms(network):
         for kind in ("mean", "variance"):
-            key = f"{name}.{kind}"
-            found[key] = (sums[key] / passes[name]).to(module.weight.dtype)
+            found[f"{name}.{kind}"] = moments[f"{name}.{kind}"].to(module.weight.dtype)
+
+
+def of_published_training(step: Step, images: Images) -> Moments:
+    """The decoder's running statistics as published training keeps them, for these weights.
+
+    The decoder of an iteration decodes samples, reconstructions, and both again, once for each
+    network's update (spec A.3, A.5). The moving average holds no more than a few iterations.
+    """
+    with torch.no_grad(), gathered(step.networks.decoder, MOMENTUM) as found:
+        for x, labels in images(ITERATIONS, SIZE):
+            on = step.on(x, labels)
+            again = getattr(on, "decode_again", on.decode)
+            for _ in range(2):
+                x_f = on.generate(len(x))
+                x_r = on.decode(draw(*on.encode(x)))
+                for y in (x_r, x_f):
+                    again(draw(*on.encode(y)))
+    return found
 
 
 def normalised_by(network: nn.Module, moments: Moments) -> nn.Module:
