@@ -28,7 +28,7 @@ HEADER = struct.Struct(">4sIII")
 class Header(NamedTuple):
     """Number of images, and the size of each."""
 
-    count: int
+    images: int
     height: int
     width: int
 
@@ -42,10 +42,10 @@ def header_of(path: Path) -> Header:
     with path.open("rb") as file:
         start = file.read(HEADER.size)
     found = Header(*HEADER.unpack(start)[1:]) if len(start) == HEADER.size else Header(0, 0, 0)
-    expected = HEADER.size + found.count * found.pixels
-    if not found.count or not found.pixels or path.stat().st_size != expected:
+    expected = HEADER.size + found.images * found.pixels
+    if not found.images or not found.pixels or path.stat().st_size != expected:
         raise DatasetError(
-            f"{path} is damaged: {found.count:,} images of {found.width}x{found.height} need "
+            f"{path} is damaged: {found.images:,} images of {found.width}x{found.height} need "
             f"{expected:,} bytes, and it has {path.stat().st_size:,}; download it again"
         )
     return found
@@ -53,7 +53,7 @@ def header_of(path: Path) -> Header:
 
 def labels_of(path: Path) -> bytes:
     """The label of each image in a file, a byte each. DatasetError."""
-    count = header_of(path).count
+    count = header_of(path).images
     beside = path.with_name(path.name.replace("images", "labels").replace("idx3", "idx1"))
     if beside == path or not beside.is_file():
         raise DatasetError(f"{path} has no labels: {beside.name} is not beside it")
@@ -67,7 +67,7 @@ def entries(path: Path, options: Options) -> Iterator[Entry]:
     """All images, with their labels if `options.labels`."""
     side = "test" if path.name.startswith("t10k") else "train"
     labels = labels_of(path) if options.labels else None
-    for number in range(header_of(path).count):
+    for number in range(header_of(path).images):
         yield Entry(f"{side}/{number:05d}", [number], labels[number] if labels else None)
 
 
