@@ -128,10 +128,10 @@ class Store:
     def params(self, run: str, values: dict[str, str]) -> None:
         """Parameters; what MLflow holds with another value (it keeps the first) is a tag."""
         id = self._id(run)
-        there = {} if id in self.made else self.client.get_run(id).data.params
+        there = self.client.get_run(id).data.params
         cut = {key: shortened(value) for key, value in values.items()}
         new = [Param(k, v) for k, v in cut.items() if k not in there]
-        changed = [RunTag(f"resumed.{k}", v) for k, v in cut.items() if there.get(k, v) != v]
+        changed = [RunTag(f"changed.{k}", v) for k, v in cut.items() if there.get(k, v) != v]
         for first in range(0, len(new), 100):  # MLflow's limit for one call
             self.client.log_batch(id, params=new[first : first + 100])
         if changed:

@@ -214,6 +214,7 @@ def test_what_mlflow_holds_of_a_run(folder):
     first.parameters({"long": "x" * 7000, "every.log": 10})
     first.metrics(100, {"inf": math.inf, "nan": math.nan, "fid": 12.0})
     first.model("faces.v1-r004", 100, folder, DATA, {"fid": 12.0})
+    first.stage(4, "faces", {"lr": 0.0001}, DATA)  # a second stage of the resolution
     first.end("SCHEDULED", whole_training=True)
     again = start(folder)
     again.parameters({"every.log": 20})  # may change on resume; MLflow's parameters may not
@@ -223,7 +224,8 @@ def test_what_mlflow_holds_of_a_run(folder):
     run = client.get_run(runs["stages"]["4"])
     assert len(run.data.params["long"]) <= 6000 and "(cut: config.yaml" in run.data.params["long"]
     assert run.data.params["every.log"] == "10"
-    assert run.data.tags["resumed.every.log"] == "20"
+    assert run.data.tags["changed.every.log"] == "20"
+    assert run.data.params["lr"] == "0.001" and run.data.tags["changed.lr"] == "0.0001"
     assert run.data.metrics["inf"] > 1e308 and math.isnan(run.data.metrics["nan"])
     assert steps(client, run.info.run_id, "fid") == [100]
     (data,) = run.inputs.dataset_inputs
