@@ -57,7 +57,7 @@ class Training:
     it prints is kept in the folder `notes`."""
 
     def __init__(self, folder: Path, notes: Path, command: list, conf: str, processes: int):
-        self.folder, self.notes, self.command, self.conf = folder, [*map(str, command)], conf
+        self.folder, self.notes, self.command, self.conf = folder, notes, [*map(str, command)], conf
         self.processes = processes
         self.heard: list[tuple[float, str]] = []  # (time.monotonic(), line)
         self.child: BaseProcess | None = None
