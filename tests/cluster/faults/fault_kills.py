@@ -105,7 +105,7 @@ def test_kills_on_slurm(fault, on_slurm, cluster):
             hit.append(len(victims))
             fault.strikes()
             training.wait(
-                lambda: training.find(r"is requeued|FAILED", fault.struck), 120, "a requeue"
+                lambda: training.find(r"is requeued|FAILED", fault.struck), 300, "a requeue"
             )
     line = training.find("is requeued|FAILED")
     fault.row.noticed, fault.row.saw = "each time", line[1]

@@ -4,6 +4,7 @@ import os
 import signal
 import sqlite3
 import subprocess
+import sys
 import time
 from itertools import pairwise
 
@@ -11,6 +12,7 @@ from mlflow import MlflowClient
 
 from pipeline import processes
 from tests.cluster.faults.training import BATCH, STEPS
+from tests.conftest import ROOT
 from tests.pipeline.records.servers import server, silent_server
 
 AWAY = "cannot be reached.*entries are sent later"
@@ -23,9 +25,15 @@ def points(uri: str) -> dict[str, int]:
     found = client.search_runs([experiment])
     assert {run.info.status for run in found} == {"FINISHED"}
     return {
-        run.info.run_name: len(client.get_metric_history(run.info.run_id, "loss/rec"))
+        run.info.run_name: len(client.get_metric_history(run.info.run_id, "train/rec"))
         for run in found
     }
+
+
+def flush(training) -> None:
+    """What the training says that one should do."""
+    command = [sys.executable, "-m", "pipeline.flush", training.folder]
+    subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
 
 
 ALL = {"tiny": 0, "tiny 4x4": STEPS[0], "tiny 8x8": STEPS[1]}
@@ -47,8 +55,12 @@ def test_server_killed_and_back(fault, local, tmp_path):
     fault.strikes()
     fault.noticed(training, AWAY)
     training.wait_images(BATCH * 30)
+    training.signal_all(signal.SIGSTOP)  # a server takes longer to start than this training lasts
     with server(tmp_path, port) as uri:
+        training.signal_all(signal.SIGCONT)
         fault.completes(training)
+        if "pipeline.flush" in training.said():
+            flush(training)
         assert points(uri) == ALL, points(uri)
 
 
@@ -65,8 +77,7 @@ def test_server_away_to_the_end(fault, local, tmp_path):
     line = training.wait_for(r"python -m pipeline\.flush", 5)[1]
     fault.row.saw += f"; at the end: {line[:40]}... {line[line.index('To send') :]}"[:200]
     with server(tmp_path, port) as uri:
-        command = [".venv/bin/python", "-m", "pipeline.flush", training.folder]
-        subprocess.run(command, check=True, cwd=os.getcwd(), capture_output=True)
+        flush(training)
         assert points(uri) == ALL, points(uri)
 
 
@@ -86,8 +97,7 @@ def test_server_stopped_for_a_minute(fault, local, tmp_path):
         fault.completes(training)
         fault.row.saw += f"; longest pause between two steps {pause(training, fault.struck):.1f} s"
         if "pipeline.flush" in training.said():
-            command = [".venv/bin/python", "-m", "pipeline.flush", training.folder]
-            subprocess.run(command, check=True, capture_output=True)
+            flush(training)
         assert points(uri) == ALL, points(uri)
 
 
@@ -135,6 +145,5 @@ def test_database_locked(fault, local, tmp_path):
     fault.completes(training)
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     if "pipeline.flush" in training.said():
-        command = [".venv/bin/python", "-m", "pipeline.flush", training.folder]
-        subprocess.run(command, check=True, capture_output=True)
+        flush(training)
     assert points(uri) == ALL, points(uri)
