@@ -81,7 +81,7 @@ class Fault:
 
 def _short(line: str) -> str:
     """A line for a cell, without names of folders that differ from run to run."""
-    line = re.sub(r"/\S*/(?=[\w.-]+)", "", " ".join(line.split()))
+    line = re.sub(r"(?<![\w:/])/\S*/(?=[\w.-]+)", "", " ".join(line.split()))
     return line if len(line) <= 220 else line[:217] + "..."
 
 

@@ -52,6 +52,15 @@ def _run(arguments: list[str], said: str, env: dict[str, str]) -> None:
     importlib.import_module(arguments[0].removesuffix(".py").replace("/", ".")).main()
 
 
+_asking = threading.Lock()
+
+
+def _status(child: BaseProcess) -> int | None:
+    """The exit status of a process, which only one thread at a time can ask for."""
+    with _asking:
+        return child.exitcode
+
+
 class Training:
     """`command` is launch/local.py or launch/slurm.py with its arguments, without --output. What
     it prints is kept in the folder `notes`."""
@@ -84,7 +93,7 @@ class Training:
         with said.open() as lines:
             rest, over = "", False
             while not over:
-                over = child.exitcode is not None
+                over = _status(child) is not None
                 time.sleep(0.02)
                 rest += lines.read()
                 *whole, rest = rest.split("\n")
@@ -94,7 +103,7 @@ class Training:
     @property
     def status(self) -> int | None:
         """The exit status of the command; None while it runs."""
-        return None if self.child is None else self.child.exitcode
+        return None if self.child is None else _status(self.child)
 
     def said(self) -> str:
         """All that the user's commands have printed."""
@@ -151,7 +160,7 @@ class Training:
 
     def kill_all(self) -> None:
         self.signal_all(signal.SIGKILL)
-        self.child.join()
+        self.wait(lambda: self.status is not None, 60, "an end")
 
     @contextlib.contextmanager
     def slowed(self, rank: int = 0, stopped: float = 0.3, runs: float = 0.03):
