@@ -21,6 +21,9 @@ from pipeline import section
 from pipeline.optimizer import EqualizedAdam
 from pipeline.records.checkpoints import CheckpointError
 
+OVERLAPPED_PARTS = 8
+"""Reductions of a backward pass: the last one, which nothing can hide, has an eighth."""
+
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class EngineConfig:
@@ -30,7 +33,13 @@ class EngineConfig:
     """Precision of convolutions and linear maps; weights, sums and norms are float32. `auto` is
     bf16 if the chip supports it, else fp16 on a GPU and fp32 on a CPU, and is fixed for the run."""
     zero_stage: Literal[0, 1, 2] = 1
-    """ZeRO stage: 0 shards nothing, 1 the optimiser state, 2 also the gradients."""
+    """ZeRO stage: 0 shards nothing, 1 the optimiser state, 2 also the gradients. 0 communicates
+    least (`pipeline.traffic`): 1 and 2 also gather the weights, and 2 reduces every micro-batch."""
+    reduce: Literal["fp32", "bf16"] = "fp32"
+    """Precision in which gradients are summed over processes. bf16 halves the bytes."""
+    overlap: bool = False
+    """true: reduce gradients in parts, during the backward pass of a step's last micro-batch. ZeRO
+    stages 1 and 2 only: at 0, DeepSpeed reduces after it."""
     beta_1: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Adam's decay rate of the mean of gradients."""
     beta_2: Annotated[float, Field(gt=0, lt=1)] = 0.99
@@ -88,10 +97,11 @@ class Engine:
             config={
                 "train_micro_batch_size_per_gpu": micro_batch,
                 "gradient_accumulation_steps": accumulation,
+                "communication_data_type": config.reduce,
                 "zero_optimization": {
                     "stage": config.zero_stage,
-                    # Holds all gradients of the engine; the default takes 2 GB on every GPU.
-                    "reduce_bucket_size": sum(p.numel() for p in parameters),
+                    "overlap_comm": config.overlap,
+                    "reduce_bucket_size": bucket_size(parameters, config.overlap),
                 },
                 "zero_allow_untested_optimizer": True,
                 "gradient_clipping": 0.0,  # DeepSpeed's default is 1.0; we do not clip
@@ -110,8 +120,11 @@ class Engine:
         """
         section.enter("step")
         self.recent[2] = self.recent[2] + ~product.detach().isfinite()
-        self.deepspeed.backward(product * self.loss_scale.value)
         last = self.deepspeed.is_gradient_accumulation_boundary()
+        if self.sharded:
+            # DeepSpeed's hook of the forward pass would say it, which does not go through it.
+            self.deepspeed.optimizer.set_gradient_accumulation_boundary(last)
+        self.deepspeed.backward(product * self.loss_scale.value)
         if last:
             self.optimizer.loss_scale = self.loss_scale.value
         applied = not last or self.sharded or self._drop_if_not_finite()
@@ -209,6 +222,16 @@ class Engine:
         self.deepspeed.destroy()
         self.deepspeed.optimizer = None
         self.deepspeed, self.optimizer, self.parameters = None, None, []
+
+
+def bucket_size(parameters: list[nn.Parameter], overlap: bool) -> int:
+    """Elements of the buffer that gradients are collected in until they are reduced.
+
+    All of the engine; DeepSpeed's default takes 2 GB on every GPU. With `overlap` a part, since a
+    reduction starts when the buffer is full; there are then two buffers.
+    """
+    sizes = [p.numel() for p in parameters]
+    return max(*sizes, sum(sizes) // OVERLAPPED_PARTS) if overlap else sum(sizes)
 
 
 def _memory(tensor: Tensor) -> int:

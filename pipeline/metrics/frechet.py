@@ -31,12 +31,17 @@ class Statistics:
         self.products += f.T @ f
 
     def gather(self, width: int, group) -> tuple[np.ndarray, np.ndarray]:
-        """Mean (d,) and unbiased covariance (d, d) over all processes; all must call."""
-        count = torch.tensor([self.count], dtype=torch.float64)
-        total = self.total if self.count else torch.zeros(width, dtype=torch.float64)
-        products = self.products if self.count else torch.zeros(width, width, dtype=torch.float64)
-        for part in (count, total, products):
-            dist.all_reduce(part, group=group)
+        """Mean (d,) and unbiased covariance (d, d) over all processes, by one reduction.
+
+        All must call.
+        """
+        sums = torch.zeros(1 + width + width**2, dtype=torch.float64)
+        count, total, products = sums[:1], sums[1 : 1 + width], sums[1 + width :].view(width, width)
+        if self.count:
+            count.fill_(self.count)
+            total.copy_(self.total)
+            products.copy_(self.products)
+        dist.all_reduce(sums, group=group)
         mean = total / count
         covariance = (products - count * torch.outer(mean, mean)) / (count - 1)
         return mean.numpy(), covariance.numpy()

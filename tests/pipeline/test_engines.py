@@ -59,9 +59,9 @@ def mine() -> range:
     return range(dist.get_rank(), 4, dist.get_world_size())
 
 
-def train_with_engines(zero_stage: int) -> list[torch.Tensor]:
+def train_with_engines(zero_stage: int, reduce="fp32", overlap=False) -> list[torch.Tensor]:
     encoder, decoder = networks()
-    model, config = Model(encoder, decoder), EngineConfig("fp32", zero_stage)
+    model, config = Model(encoder, decoder), EngineConfig("fp32", zero_stage, reduce, overlap)
     accumulation = 4 // dist.get_world_size()
     engine_E = Engine(encoder.active(SIDE), config, MICRO, accumulation)
     engine_D = Engine(decoder.active(SIDE), config, MICRO, accumulation)
@@ -134,16 +134,31 @@ def train_plainly() -> list[torch.Tensor]:
     ]
 
 
-@pytest.mark.parametrize("zero_stage", [0, 1, 2])
-def test_engines_equal_plain_torch_on_two_processes(zero_stage):
-    plain = train_plainly()
+@pytest.fixture(scope="module")
+def plain() -> list[torch.Tensor]:
+    return train_plainly()
+
+
+@pytest.mark.parametrize(
+    ("zero_stage", "overlap"), [(0, False), (1, False), (2, False), (1, True), (2, True)]
+)
+def test_engines_equal_plain_torch_on_two_processes(plain, zero_stage, overlap):
     start = [p for n in networks() for p in n.parameters()]
-    for ours in run_together(2, train_with_engines, zero_stage):
+    for ours in run_together(2, train_with_engines, zero_stage, "fp32", overlap):
         assert len(ours) == len(plain)
         for a, b in zip(ours, plain, strict=True):
             torch.testing.assert_close(a, b, rtol=2e-4, atol=2e-6)
     moved = [(a - b).abs().max().item() for a, b in zip(start, plain, strict=False)]
     assert sum(m > 1e-3 for m in moved) > 0.8 * len(moved) - 20
+
+
+@pytest.mark.parametrize(("zero_stage", "overlap"), [(0, False), (1, True), (2, False)])
+def test_gradients_summed_in_bf16_change_the_updates_by_their_rounding(plain, zero_stage, overlap):
+    start = [p.detach() for n in networks() for p in n.parameters()]
+    for ours in run_together(2, train_with_engines, zero_stage, "bf16", overlap):
+        moved = torch.cat([(a - b).flatten() for a, b in zip(plain, start, strict=False)])
+        off = torch.cat([(a - b).flatten() for a, b in zip(ours, plain)][: len(start)])
+        assert 1e-4 < off.norm() / moved.norm() < 0.1
 
 
 def lose_a_link(zero_stage: int) -> list:

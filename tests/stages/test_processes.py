@@ -80,6 +80,16 @@ def test_many_processes_compute_what_one_does(dataset, alone, tmp_path, processe
     assert_same_losses(folder, alone)
 
 
+def test_gradients_summed_in_bf16_change_losses_by_a_few_thousandths(dataset, alone, tmp_path):
+    content = fifty_steps(dataset, engine__reduce="bf16")
+    folder = begin(tmp_path / "run", content)
+    assert run(content, folder, 2) == [0, 0]
+    for name in LOSSES:
+        ours, theirs = ([v for _, v in journal(f, name)] for f in (folder, alone))
+        assert ours == pytest.approx(theirs, rel=0.02), name
+        assert ours != pytest.approx(theirs, rel=1e-6), "summed in bf16"
+
+
 def read_meter() -> dict[str, float]:
     start()
     meter, values = Meter(), (1.0, float("inf")) if rank() else (2.0, 6.0)

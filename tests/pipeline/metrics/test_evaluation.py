@@ -1,5 +1,7 @@
 """Frechet distances are right, bear honest names, and do not depend on who computes them."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from pipeline.metrics.evaluation import Evaluation, EvaluationConfig, find_extra
 from pipeline.metrics.features import Extractor, FeaturesError
 from pipeline.networks.style.autoencoder import Autoencoder
 from pipeline.networks.style.shape import Shape
+from pipeline.traffic import Traffic, fake_group
 from tests.processes import run_together
 
 pytestmark = pytest.mark.long
@@ -123,8 +126,9 @@ def measured(dataset: str, cache: str) -> dict:
     data, device = DataConfig(path=dataset, loader="webdataset"), torch.device("cpu")
     pulses = []
     tool = Evaluation(config, data, Manifest.load(dataset), device, lambda: pulses.append(1))
-    values = tool.measure(model, seed=3)
-    return values | {"pulses": len(pulses)}
+    with Traffic() as traffic:
+        values = tool.measure(model, seed=3)
+    return values | {"pulses": len(pulses), "collectives": [name for name, _ in traffic.rows]}
 
 
 def test_the_same_values_for_any_number_of_processes_and_from_the_cache(dataset, tmp_path):
@@ -137,6 +141,22 @@ def test_the_same_values_for_any_number_of_processes_and_from_the_cache(dataset,
     assert alone["fd_random_70"] > 0.1 and 0 < alone["reconstruction_mse"] < 4
     assert first["pulses"] == second["pulses"] > 0
     assert again["pulses"] < alone["pulses"], "the statistics were not taken from the cache"
+    # Whether the reference is known, its statistics, those of samples, the reconstruction error.
+    assert first["collectives"] == ["broadcast", *["allreduce"] * 3]
+    assert again["collectives"] == ["broadcast", *["allreduce"] * 2]
+
+
+@pytest.mark.parametrize("world", [3, 32, 256])
+def test_samples_are_shared_evenly(world):
+    tool, shares = SimpleNamespace(config=EvaluationConfig()), []
+    for rank in range(world):
+        with fake_group(world, rank):
+            shares.append(list(Evaluation._rounds(tool, 50_000)))
+    assert len({len(share) for share in shares}) == 1, "heartbeats are collectives"
+    batches = [batch for share in shares for batch in share if batch is not None]
+    assert sorted(i for batch in batches for i in batch) == list(range(50_000))
+    images = [sum(len(batch) for batch in share if batch) for share in shares]
+    assert max(images) - min(images) <= tool.config.batch
 
 
 def test_damaged_statistics_are_measured_again(tmp_path):
