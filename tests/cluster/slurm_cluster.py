@@ -221,10 +221,10 @@ class SlurmCluster:
         """Cut a node off: it runs on, and packets to and from it are lost in silence."""
         self._network.unplug(f"node{node}")
 
-    def plug(self, node: int):
-        """Connect a node that was cut off and return it to service."""
+    def plug(self, node: int, timeout: float = 30):
+        """Connect a node that was cut off and return it to service, within `timeout` seconds."""
         self._network.plug(f"node{node}")
-        self._resume(f"node{node}")
+        self._resume(f"node{node}", timeout)
 
     def signal_daemon(self, name: str, number: int):
         """Send a signal to a daemon: slurmctld, munged, or a node's slurmd by the node's name."""
@@ -251,10 +251,10 @@ class SlurmCluster:
         """Run a command on a node."""
         subprocess.run(self._hosts[f"node{node}"].inside(*command), check=True)
 
-    def _resume(self, name: str):
+    def _resume(self, name: str, timeout: float = 30):
         if self.states()[name].startswith(("down", "drain")):
             self.run("scontrol", "update", f"nodename={name}", "state=resume")
-        self.wait_until(lambda: "*" not in self.states()[name], f"{name} to answer", 30)
+        self.wait_until(lambda: "*" not in self.states()[name], f"{name} to answer", timeout)
 
     def restore(self):
         """Cancel all jobs, undo all disasters; returns when every node is idle."""

@@ -51,7 +51,7 @@ def test_cable_cut_that_slurm_does_not_notice(fault, on_slurm, cluster):
         fault.strikes()
         cluster.unplug(node)
         time.sleep(60)
-        cluster.plug(node)
+        cluster.plug(node, timeout=200)  # asked at a third of SlurmdTimeout
         fault.completes(training)
         lines = [moment for moment, _ in training.heard if moment > fault.struck - 5]
         pause = max(b - a for a, b in pairwise(lines))
