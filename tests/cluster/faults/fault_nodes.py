@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 pytestmark = pytest.mark.slurm
-PENDING = r"^job \d+: PENDING|is requeued"
+PENDING = r"^job \d+: (PENDING|COMPLETING)|is requeued|, start \d"
 
 
 def nodes_of(cluster, training) -> list[int]:
