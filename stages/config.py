@@ -83,9 +83,10 @@ class FaultsConfig:
     """What is done when something goes wrong. May differ when a training is resumed."""
 
     timeout: Seconds = 150
-    """Without any progress, within a step or before the next, until a training ends that hangs."""
+    """Without any progress, within a step, a checkpoint, or before the next step, until a training
+    ends that hangs."""
     long_timeout: Seconds = 1800
-    """The same at the first step of a stage and around pictures, checkpoints and evaluations."""
+    """The same at the first step of a stage and around pictures and evaluations."""
 
     step_back: Annotated[int, Field(ge=0)] = 0
     """How often a training that diverged returns to its newest checkpoint and continues with other

@@ -250,7 +250,7 @@ class Trainer:
         saved = self.saved == self.images
         again = self.unwritten and schedule.due(self.images, batch, every.log)
         if not saved and (ends or again or schedule.due(self.images, batch, every.checkpoint)):
-            self.take_time("checkpoint")
+            section.enter("checkpoint")
             self.checkpoint()
             self.watchdog.step_done()  # it ends in all processes at once
         if ends or schedule.due(self.images, batch, every.evaluation):

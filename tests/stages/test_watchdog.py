@@ -12,25 +12,31 @@ from stages.watchdog import Watchdog
 from tests.stages.tiny import run, tiny
 
 
-def hang_in_data(folder: Path) -> None:
-    """The data of the fourth step never comes."""
-    enter, calls = section.enter, [0]
+class HangIn:
+    """A section never ends, when it is entered for the `count`-th time."""
 
-    def entering(name: str) -> None:
-        enter(name)
-        calls[0] += name == "data"
-        if calls[0] == 4 * 4:
-            time.sleep(1000)
+    def __init__(self, name: str, count: int):
+        self.name, self.count = name, count
 
-    section.enter = entering
+    def __call__(self, folder: Path) -> None:
+        enter, calls = section.enter, [0]
+
+        def entering(name: str) -> None:
+            enter(name)
+            calls[0] += name == self.name
+            if name == self.name and calls[0] == self.count:
+                time.sleep(1000)
+
+        section.enter = entering
 
 
-def test_a_process_that_waits_for_data_for_ever_is_ended_and_named(dataset, tmp_path):
+@pytest.mark.parametrize(("name", "count"), [("data", 4 * 4), ("checkpoint", 1)])
+def test_a_process_that_waits_for_ever_is_ended_and_named(dataset, tmp_path, name, count):
     content = tiny(dataset, faults={"timeout": 6})
     with pytest.raises(EOFError):  # the process has ended without a word to its parent
-        run(content, tmp_path / "run", before=hang_in_data)
+        run(content, tmp_path / "run", before=HangIn(name, count))
     said = (tmp_path / "run" / "processes" / SENTENCE).read_text()
-    assert said.startswith("process 0 on ") and " has been in `data` for " in said
+    assert said.startswith("process 0 on ") and f" has been in `{name}` for " in said
 
 
 def test_a_process_that_stops_at_once_has_said_where_it_is(tmp_path, monkeypatch):

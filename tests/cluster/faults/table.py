@@ -7,9 +7,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from stages.origin import version
-from tests.cluster.faults.training import LAST, Training
+from tests.cluster.faults.training import EVERY, LAST, Training
 
 LONGEST = 180  # seconds that a fault may go unnoticed
+TITLE = f"""\
+# Faults
+
+What `make test-cluster` has found: trainings of {LAST // 16} steps (4x4, then 8x8; ZeRO 1 as
+ffhq256, a checkpoint each {EVERY} images) on the tests' SLURM cluster of four nodes, or on one
+machine (local, with the number of processes). "Noticed" is the time until the user's command
+printed the sentence, "images again" what was computed twice, "weights" the final ones against the
+undisturbed training's.
+"""
 HEAD = (
     "#", "fault", "on", "noticed after", "what the user saw", "images again", "weights", "verdict",
 )  # fmt: skip
@@ -114,6 +123,6 @@ def write(path: Path) -> str:
     for commit in sorted({row.commit for row in found}):
         of = [row for row in found if row.commit == commit]
         lines += ["", f"{len(of)} rows at {commit}, {sum(r.seconds for r in of) // 60} min."]
-    text = "\n".join([*lines, "", f"{good} of {len(found)} rows are OK.", ""])
+    text = "\n".join([TITLE, *lines, "", f"{good} of {len(found)} rows are OK.", ""])
     path.write_text(text)
     return text
