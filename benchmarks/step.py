@@ -4,12 +4,15 @@
     python benchmarks/step.py --resolutions 64 --precisions bf16 --forms eager --seconds 2
 
 Measures every resolution in fp32 and bf16, eager and compiled (per block), for our step and for the
-published passes, which draw again for the decoder and decode for gamma_r: 33 instead of 24
-forward-equivalents. A step consists of both updates, both optimisers and the moving average. Its
-batch is that of configs/ffhq256.yaml, halved until it fits into memory; on a CPU it is --batch.
-Loading is not included.
+published one: its passes draw again for the decoder and decode for gamma_r, 33 instead of 24
+forward-equivalents, and its layers are those of `benchmarks/published.py`. A step consists of both
+updates, both optimisers and the moving average. Its batch is that of configs/ffhq256.yaml, halved
+until it fits into memory; on a CPU it is --batch. Loading is not included. Both steps run in turns,
+so that other load affects both.
 
-  images/s   from the median of the steps in --seconds, after three warm-up steps
+  images/s   from the median of the steps in --seconds, after three warm-up steps; on a CPU per
+             second of processor time
+  times      median ratio of the published step's time to ours
   GiB        torch's peak memory on a GPU; not measured on a CPU
   kernels    launched in one step on a GPU, by torch's profiler; not measured on a CPU
   of matrix  multiply-accumulates per second (of the ledger), relative to a large matrix product
@@ -24,6 +27,7 @@ import statistics
 import sys
 import time
 import types
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -72,8 +76,10 @@ def networks_alone() -> None:
 
 networks_alone()
 
+from benchmarks.published import layers_as_published  # noqa: E402
 from pipeline import ledger  # noqa: E402
-from pipeline.networks.family import DTYPES, casts_kept  # noqa: E402
+from pipeline.allocator import keep_freed_memory  # noqa: E402
+from pipeline.networks.family import DTYPES, weights_kept  # noqa: E402
 from pipeline.networks.style.autoencoder import Autoencoder  # noqa: E402
 from pipeline.networks.style.grown import Grown  # noqa: E402
 from pipeline.networks.style.shape import Shape  # noqa: E402
@@ -99,6 +105,7 @@ class Step:
 
     def __init__(self, shape: Shape, side: int, batch: int, precision: str, passes: str, device):
         torch.manual_seed(0)
+        self.layers = layers_as_published if passes == "published" else nullcontext
         self.networks = Autoencoder(shape).to(device)
         self.average = [p.detach().clone() for p in self.networks.parameters()]
         self.model = Grown(self.networks, side, precision=precision, mixing=0.9)
@@ -111,10 +118,16 @@ class Step:
             optimizer.set_learning_rate(0.002)
         self.objective = OBJECTIVES[passes]
         x = torch.rand(batch, 3, side, side, device=device) * 2 - 1
-        self.x = x.contiguous(memory_format=torch.channels_last)
+        ours = passes == "ours"
+        layout = torch.channels_last if ours else torch.contiguous_format
+        self.x = x.contiguous(memory_format=layout)
 
     def __call__(self) -> None:
-        with casts_kept():
+        with self.layers():
+            self.both_updates()
+
+    def both_updates(self) -> None:
+        with weights_kept():
             product, images, _ = self.objective.encoder_step(self.model, self.x)
         self.update(0, product, retain_graph=True)
         del product
@@ -142,25 +155,29 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def seconds(step, device: torch.device, at_least: float) -> float:
-    """The median time of `step`, over at least three runs and `at_least` seconds."""
-    times: list[float] = []
+def seconds(steps: dict, device: torch.device, at_least: float) -> dict[str, list[float]]:
+    """Times of each of `steps`, run in turns: three or more, over `at_least` seconds for each."""
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
+    times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(3):
-        step()
-    while len(times) < 3 or sum(times) < at_least:
-        wait(device)
-        started = time.perf_counter()
-        step()
-        wait(device)
-        times.append(time.perf_counter() - started)
-    return statistics.median(times)
+        for step in steps.values():
+            step()
+    while any(len(t) < 3 or sum(t) < at_least for t in times.values()):
+        for name, step in steps.items():
+            wait(device)
+            started = clock()
+            step()
+            wait(device)
+            times[name].append(clock() - started)
+    return times
 
 
 def matrix_rate(device: torch.device, precision: str) -> float:
     """Multiply-accumulates per second of a large square matrix product."""
     size = 8192 if device.type == "cuda" else 1024
     a, b = (torch.randn(size, size, device=device).to(DTYPES[precision]) for _ in range(2))
-    return size**3 / seconds(lambda: a @ b, device, 0.5)
+    times = seconds({"product": lambda: a @ b}, device, 0.5)["product"]
+    return size**3 / statistics.median(times)
 
 
 def kernels(step) -> int:
@@ -173,40 +190,58 @@ def kernels(step) -> int:
     return sum(e.device_type == torch.autograd.DeviceType.CUDA for e in profiled.events())
 
 
-def measure(given, device, side: int, precision: str, form: str, passes: str, rate: float) -> dict:
-    """One row of the table; halves the batch until it fits into memory."""
-    shape = Shape(base_channels=given.channels, max_channels=8 * given.channels)
+def measure(given, device, side: int, precision: str, form: str, rate: float) -> list[dict]:
+    """A row for each of the passes; halves the batch until it fits into memory."""
+    shape = Shape(
+        resolution=given.side,
+        latent=given.latent,
+        base_channels=given.channels,
+        max_channels=given.max_channels or 8 * given.channels,
+    )
     batch = given.batch or (BATCHES[side] if device.type == "cuda" else 1)
-    row = {"px": side, "precision": precision, "form": form, "passes": passes}
     while True:
+        steps, peaks = {}, {}
         try:
-            if device.type == "cuda":
-                torch.cuda.reset_peak_memory_stats()
-            step = Step(shape, side, batch, precision, passes, device)
-            if form == "compiled":
-                step.compile()
-            each = seconds(step, device, given.seconds)
+            for passes in given.passes:
+                held = torch.cuda.memory_allocated() if device.type == "cuda" else 0
+                step = steps[passes] = Step(shape, side, batch, precision, passes, device)
+                if form == "compiled":
+                    step.compile()
+                if device.type == "cuda":
+                    torch.cuda.reset_peak_memory_stats()
+                    step()
+                    peaks[passes] = torch.cuda.max_memory_allocated() - held
+            times = seconds(steps, device, given.seconds)
             break
         except torch.cuda.OutOfMemoryError:
             if batch == 1:
                 raise
             batch //= 2
-    macs = ledger.micro_batch(shape, OBJECTIVES[passes], side, batch, precision).macs
-    row |= {"batch": batch, "images_per_s": batch / each, "of_matrix": macs / each / rate}
-    if device.type == "cuda":
-        row |= {"peak_gib": torch.cuda.max_memory_allocated() / 2**30, "kernels": kernels(step)}
-    return row
+    rows = []
+    for passes, step in steps.items():
+        each = statistics.median(times[passes])
+        macs = ledger.micro_batch(shape, OBJECTIVES[passes], side, batch, precision).macs
+        row = {"px": side, "precision": precision, "form": form, "passes": passes, "batch": batch}
+        row |= {"images_per_s": batch / each, "of_matrix": macs / each / rate}
+        if passes == "ours" and "published" in times:
+            pairs = zip(times["published"], times["ours"], strict=True)
+            row["times"] = statistics.median(theirs / ours for theirs, ours in pairs)
+        if device.type == "cuda":
+            row |= {"peak_gib": peaks[passes] / 2**30, "kernels": kernels(step)}
+        rows.append(row)
+    return rows
 
 
 def table(about: str, rows: list[dict]) -> str:
     """The rows as markdown."""
-    lines = [about, "", "| px / batch | precision | form | passes | images/s | GiB | kernels | "]
-    lines[-1] += "of matrix |\n| --- | --- | --- | --- | --- | --- | --- | --- |"
+    names = "px / batch", "precision", "form", "passes", "images/s", "times", "GiB", "kernels"
+    lines = [about, "", f"| {' | '.join(names)} | of matrix |", "| --- " * 9 + "|"]
     for r in rows:
         held = f"{r['peak_gib']:.1f} | {r['kernels']:,}" if "kernels" in r else "- | -"
+        times = f"{r['times']:.2f}" if "times" in r else "-"
         lines.append(
             f"| {r['px']} / {r['batch']} | {r['precision']} | {r['form']} | {r['passes']} "
-            f"| {r['images_per_s']:.4g} | {held} | {r['of_matrix']:.1%} |"
+            f"| {r['images_per_s']:.4g} | {times} | {held} | {r['of_matrix']:.1%} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -215,27 +250,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--resolutions", type=int, nargs="+", default=list(BATCHES))
+    parser.add_argument("--resolutions", type=int, nargs="+", help="(default: 4 to --side)")
     parser.add_argument("--precisions", nargs="+", choices=["fp32", "bf16"])
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=FORMS)
     parser.add_argument("--passes", nargs="+", choices=PASSES, default=PASSES)
-    parser.add_argument("--channels", type=int, default=64, help="at 256 px (default: 64)")
+    parser.add_argument("--side", type=int, default=256, help="of the largest image (default: 256)")
+    parser.add_argument("--channels", type=int, default=64, help="at that side (default: 64)")
+    parser.add_argument("--max-channels", type=int, help="(default: 8 times --channels)")
+    parser.add_argument("--latent", type=int, default=512, help="(default: 512)")
     parser.add_argument("--batch", type=int, help="images per step (default on a CPU: 1)")
     parser.add_argument("--seconds", type=float, default=5.0, help="duration of timing per row")
     parser.add_argument("--out", type=Path, help="write OUT.md and OUT.json")
     given = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu":
+        keep_freed_memory()
     name = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor()
     about = f"torch {torch.__version__}, {name or 'CPU'}, {torch.get_num_threads()} threads"
     precisions = given.precisions or ["fp32", "bf16"]
     rates = {precision: matrix_rate(device, precision) for precision in precisions}
     rows = []
-    for side, precision, form, passes in itertools.product(
-        given.resolutions, precisions, given.forms, given.passes
-    ):
+    sides = given.resolutions or [side for side in BATCHES if side <= given.side]
+    for side, precision, form in itertools.product(sides, precisions, given.forms):
         torch._dynamo.reset()
-        rows.append(measure(given, device, side, precision, form, passes, rates[precision]))
-        print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+        for row in measure(given, device, side, precision, form, rates[precision]):
+            rows.append(row)
+            print(json.dumps(row), file=sys.stderr, flush=True)
     text = table(about, rows)
     print(text)
     if given.out:

@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from pipeline.networks.family import casts_kept
+from pipeline.networks.family import weights_kept
 from pipeline.networks.style import norm
 from pipeline.networks.style.autoencoder import Autoencoder
 from pipeline.networks.style.grown import Grown
@@ -154,7 +154,7 @@ def micro_batch(
 def _both_updates(model: Grown, objective: Objective, x: Tensor) -> None:
     """Both updates as in `stages.stage`, with plain backward calls instead of engines."""
     autoencoder, side = model.autoencoder, model.resolution
-    with casts_kept():
+    with weights_kept():
         product, images, _ = objective.encoder_step(model, x)
     product.backward(inputs=autoencoder.encoder.active(side), retain_graph=True)
     del product

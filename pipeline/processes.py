@@ -10,6 +10,8 @@ import torch
 import torch.distributed as dist
 from deepspeed.utils import logger as deepspeed_logger
 
+from pipeline.allocator import keep_freed_memory
+
 deepspeed_logger.setLevel("ERROR")
 # Without a GPU, DeepSpeed would spend a minute compiling a shared-memory reduction that only its
 # inference uses.
@@ -45,6 +47,8 @@ def start(timeout: float = 1800, dumps: Path | None = None) -> torch.device:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
         torch.cuda.set_device(device)
         os.environ["LOCAL_RANK"] = str(device.index)  # DeepSpeed reads it
+    else:
+        keep_freed_memory()
     if dumps is not None:
         for name, value in RECORDER.items():
             os.environ.setdefault(name, value)
@@ -83,8 +87,18 @@ def fitting_precision(device: torch.device) -> str:
     return agreed[0]
 
 
+def has_fp16(device: torch.device) -> bool:
+    """Whether this process's device has fp16 instructions."""
+    return device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_fp16_supported()
+
+
 def slow_precision(device: torch.device, precision: str) -> str | None:
     """A warning if the device has no instructions for the chosen precision, else None."""
+    if precision == "fp16" and not has_fp16(device):
+        return (
+            "this processor has no instructions for fp16, and computes in it more slowly than with "
+            "engine.precision=fp32"
+        )
     if precision != "bf16" or has_bf16(device):
         return None
     if device.type == "cuda":

@@ -11,7 +11,7 @@ from pipeline import processes, section
 from pipeline.data import order
 from pipeline.data.loaders import training_images
 from pipeline.engines import Engine
-from pipeline.networks.family import Networks, casts_kept
+from pipeline.networks.family import Networks, weights_kept
 from pipeline.objective import Terms
 from stages import schedule
 from stages.config import Config
@@ -64,7 +64,7 @@ class Stage:
             x = model.prepare(x)
             seed_draws(self.config.seed, start, ENCODER)
             scale = self.engines[ENCODER].loss_scale.value
-            with casts_kept():
+            with weights_kept():
                 product, images, values = objective.encoder_step(model, x, scale)
             self.engines[ENCODER].accumulate(product)
             if "kl_fake" in values:

@@ -93,7 +93,7 @@ class Evaluation:
         self.config, self.data, self.manifest = config, data, manifest
         self.device, self.heartbeat = device, heartbeat
         self.extractor, self.announcement = find_extractor(config)
-        # Statistics are float64 on the host.
+        # Statistics are float64, and on the host when they are summed over processes.
         self.group: Any = dist.new_group(backend="gloo")
 
     @torch.no_grad()
@@ -167,14 +167,15 @@ class Evaluation:
 
     def _reconstruction_error(self, model: ResolutionModel, seed: int) -> float:
         """Mean squared error per value, in [-1, 1] units, of D(mu(x)) over the test split."""
-        total = torch.zeros(2, dtype=torch.float64)
+        total = torch.zeros(2, dtype=torch.float64, device=self.device)
         for number, batch in enumerate(self.batches(model.resolution, "test")):
             if batch is not None:
                 torch.manual_seed((seed << 32) + number * processes.world_size() + processes.rank())
                 x, on = batch.images, model.on(*batch)
                 error = (on.decode(on.encode(x)[0]) - x).double().square()
-                total += torch.tensor([error.sum().item(), error.numel()], dtype=torch.float64)
+                total += torch.stack([error.sum(), error.new_full((), error.numel())])
             self.heartbeat()
+        total = total.cpu()
         dist.all_reduce(total, group=self.group)
         return (total[0] / total[1]).item()
 

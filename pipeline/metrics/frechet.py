@@ -15,20 +15,20 @@ from pipeline.records.files import save_tensors, whole
 
 
 class Statistics:
-    """Mean and covariance of features, accumulated over batches in float64."""
+    """Mean and covariance of features, accumulated over batches in float64 on their device."""
 
     def __init__(self):
         self.count, self.total, self.products = 0, None, None
 
     def add(self, features: Tensor) -> None:
-        """Features (B, d) of this process."""
-        f = features.double().cpu()
+        """Features (B, d) of this process; does not wait for the device."""
+        f = features.double()
         if self.total is None:
-            self.total = torch.zeros(f.shape[1], dtype=torch.float64)
-            self.products = torch.zeros(f.shape[1], f.shape[1], dtype=torch.float64)
+            self.total = f.new_zeros(f.shape[1])
+            self.products = f.new_zeros(f.shape[1], f.shape[1])
         self.count += len(f)
         self.total += f.sum(0)
-        self.products += f.T @ f
+        self.products.addmm_(f.T, f)
 
     def gather(self, width: int, group) -> tuple[np.ndarray, np.ndarray]:
         """Mean (d,) and unbiased covariance (d, d) over all processes, by one reduction.

@@ -6,7 +6,7 @@ Styles, noise, fade-in, labels, the partition of batches and the range of pixel 
 to the family.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -101,18 +101,35 @@ def full_precision(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
+_kept: dict | None = None
+
+
 @contextmanager
-def casts_kept() -> Iterator[None]:
-    """Casts each weight to half precision once inside the context, not once per pass.
+def weights_kept() -> Iterator[None]:
+    """Prepares each weight once inside the context, not once per pass: casts it to half precision,
+    and what `kept` computes.
 
     The weights must not change inside the context.
     """
+    global _kept
+    before, _kept = _kept, {}
     torch.autocast_increment_nesting()
     try:
         yield
     finally:
+        _kept = before
         if torch.autocast_decrement_nesting() == 0:
             torch.clear_autocast_cache()
+
+
+def kept(key: Hashable, compute: Callable[[], Tensor]) -> Tensor:
+    """`compute()`; inside `weights_kept` the first result for `key`, with its graph."""
+    if _kept is None:
+        return compute()
+    key = (key, torch.is_grad_enabled())
+    if key not in _kept:
+        _kept[key] = compute()
+    return _kept[key]
 
 
 def prior(count: int, latent: int, seed: int | None) -> Tensor:

@@ -103,6 +103,9 @@ def test_a_precision_without_instructions_is_said(monkeypatch):
     assert "engine.precision=fp32" in processes.slow_precision(cpu, "bf16")
     assert "engine.precision=fp16" in processes.slow_precision(gpu, "bf16")
     assert processes.slow_precision(cpu, "fp32") is None
+    monkeypatch.setattr(processes, "has_fp16", lambda device: device.type == "cuda")
+    assert "engine.precision=fp32" in processes.slow_precision(cpu, "fp16")
+    assert processes.slow_precision(gpu, "fp16") is None
     monkeypatch.setattr(processes, "has_bf16", lambda device: True)
     assert processes.slow_precision(cpu, "bf16") is None
 

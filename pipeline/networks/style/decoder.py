@@ -11,6 +11,7 @@ from pipeline.networks.style.encoder import active_parameters
 from pipeline.networks.style.layers import (
     Linear,
     blur,
+    conv,
     conv_weight,
     leaky_relu,
     parameter,
@@ -75,7 +76,7 @@ class DecoderBlock(nn.Module):
         if self.conv_1 is not None:
             x = blur(upsample_conv(x, self.conv_1))
         x = self.modulation_1(x, w_1, noise_1)
-        x = F.conv2d(x, self.conv_2, padding=1)
+        x = conv(x, self.conv_2)
         return self.modulation_2(x, w_2, noise_2)
 
 

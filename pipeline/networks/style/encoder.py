@@ -10,6 +10,7 @@ from pipeline.networks.family import full_precision
 from pipeline.networks.style.layers import (
     Linear,
     blur,
+    conv,
     conv_weight,
     downsample_conv,
     leaky_relu,
@@ -45,7 +46,7 @@ class EncoderBlock(nn.Module):
         self.style_2 = Linear(2 * outputs, latent)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        x, statistics = strip(F.conv2d(x, self.conv_1, padding=1), self.bias_1)
+        x, statistics = strip(conv(x, self.conv_1), self.bias_1)
         style = self.style_1(statistics)
         x, statistics = strip(downsample_conv(blur(x), self.conv_2), self.bias_2)
         return x, style + self.style_2(statistics)

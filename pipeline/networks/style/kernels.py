@@ -297,8 +297,11 @@ def forward(x, bias, eps, noise, strength, style):
     return y, mean, variance, x
 
 
-def backward(g_y, x, bias, noise, strength, style, mean, variance, eps, g_mean, g_variance):
-    """Gradients of x, bias, strength and style."""
+def backward(
+    g_y, x, bias, noise, strength, style, mean, variance, eps, g_mean, g_variance, weights=True
+):
+    """Gradients of x, bias, strength and style; always those of bias and strength as well, which
+    cost no pass over the map."""
     g_y = g_y.contiguous(memory_format=torch.channels_last)
     sums = gradient_sums(g_y, x, bias, noise, strength, mean, variance, eps)
     g_x, g_style, g_vectors = gradient(

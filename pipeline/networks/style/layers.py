@@ -6,12 +6,13 @@ attribute `lr_coefficient`, which only the optimiser reads (spec A.2).
 
 import hashlib
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.networks.family import full_precision
+from pipeline.networks.family import full_precision, kept
 
 # Smallest side of the high-resolution image at which resampling convolutions are fused. Below, the
 # plain form is faster on a CPU despite more arithmetic (benchmarks/README.md).
@@ -76,17 +77,50 @@ def pixel_norm(z: Tensor) -> Tensor:
     return z * torch.rsqrt(z.square().mean(dim=1, keepdim=True) + 1e-8)
 
 
+def conv(x: Tensor, weight: Tensor) -> Tensor:
+    """3x3 convolution with zero padding."""
+    return F.conv2d(x, ready(x, weight), padding=1)
+
+
+def ready(x: Tensor, weight: Tensor, form: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    """`form(weight)` in the dtype and the layout of a convolution of x.
+
+    Computed once inside `family.weights_kept`. A convolution would cast and copy it in each pass.
+    """
+
+    def prepare() -> Tensor:
+        kernel = weight if form is None else form(weight)
+        half = torch.is_autocast_enabled(x.device.type)
+        dtype = torch.get_autocast_dtype(x.device.type) if half else kernel.dtype
+        last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+        return kernel.to(
+            dtype, memory_format=torch.channels_last if last else torch.preserve_format
+        )
+
+    return kept((id(weight), form), prepare)
+
+
 def blur(x: Tensor) -> Tensor:
     """Convolves x (B, C, R, R) with [1, 2, 1] x [1, 2, 1] / 16, zero-padded (spec A.4)."""
-    # The mean of 2x2, applied twice, gives the kernel. It is computed on x's device, because a copy
-    # from the CPU would synchronise with the GPU.
-    kernel = F.avg_pool2d(x.new_full((1, 1, 2, 2), 0.25), 2, stride=1, padding=1)
-    return F.conv2d(x, kernel.expand(x.shape[1], 1, 3, 3), padding=1, groups=x.shape[1])
+    channels = x.shape[1]
+
+    def kernel() -> Tensor:
+        # The mean of 2x2, applied twice, gives the kernel. It is computed on x's device, because a
+        # copy from the CPU would synchronise with the GPU.
+        one = F.avg_pool2d(x.new_full((1, 1, 2, 2), 0.25), 2, stride=1, padding=1)
+        return one.expand(channels, 1, 3, 3).contiguous()
+
+    return F.conv2d(x, kept(("blur", channels, x.dtype), kernel), padding=1, groups=channels)
 
 
 def _shifted_mean(weight: Tensor) -> Tensor:
     """The mean of the 3x3 kernel at its four positions inside 4x4 (spec A.3)."""
     return F.avg_pool2d(weight, 2, stride=1, padding=1)
+
+
+def _transposed_mean(weight: Tensor) -> Tensor:
+    """The kernel of the transposed convolution in `upsample_conv`."""
+    return 4 * _shifted_mean(weight.flip(2, 3).transpose(0, 1))
 
 
 def downsample_conv(x: Tensor, weight: Tensor, fused: bool | None = None) -> Tensor:
@@ -96,8 +130,8 @@ def downsample_conv(x: Tensor, weight: Tensor, fused: bool | None = None) -> Ten
     instead of 36 multiply-accumulates per output pixel and channel pair.
     """
     if fused if fused is not None else x.shape[-1] >= FUSED_FROM:
-        return F.conv2d(x, _shifted_mean(weight), stride=2, padding=1)
-    return F.avg_pool2d(F.conv2d(x, weight, padding=1), 2)
+        return F.conv2d(x, ready(x, weight, _shifted_mean), stride=2, padding=1)
+    return F.avg_pool2d(conv(x, weight), 2)
 
 
 def upsample_conv(x: Tensor, weight: Tensor, fused: bool | None = None) -> Tensor:
@@ -106,6 +140,5 @@ def upsample_conv(x: Tensor, weight: Tensor, fused: bool | None = None) -> Tenso
     The fused form is one transposed 4x4 convolution of stride 2 (spec A.3).
     """
     if fused if fused is not None else 2 * x.shape[-1] >= FUSED_FROM:
-        kernel = 4 * _shifted_mean(weight.flip(2, 3).transpose(0, 1))
-        return F.conv_transpose2d(x, kernel, stride=2, padding=1)
-    return F.conv2d(F.interpolate(x, scale_factor=2.0, mode="nearest"), weight, padding=1)
+        return F.conv_transpose2d(x, ready(x, weight, _transposed_mean), stride=2, padding=1)
+    return conv(F.interpolate(x, scale_factor=2.0, mode="nearest"), weight)

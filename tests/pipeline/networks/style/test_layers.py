@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from pipeline.networks.family import autocast, weights_kept
 from pipeline.networks.style.decoder import Decoder
 from pipeline.networks.style.encoder import Encoder
 from pipeline.networks.style.layers import (
@@ -38,6 +39,29 @@ def test_blur_weights_and_darkens_the_border():
     x[:, :, 2, 2] = 16
     assert blur(x)[0, 1, 1:4, 1:4].tolist() == [[1, 2, 1], [2, 4, 2], [1, 2, 1]]
     assert blur(torch.ones(1, 1, 4, 4))[0, 0, 0].tolist() == [9 / 16, 12 / 16, 12 / 16, 9 / 16]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_weights_prepared_once_give_the_same_image_and_gradients(precision):
+    torch.manual_seed(0)
+    decoder = Decoder(SMALL)
+    w, noise = torch.randn(3, SMALL.latent), decoder.noise_maps(SMALL.resolution)
+
+    def image() -> torch.Tensor:
+        with autocast(w.device, precision):
+            return decoder.synthesize(w, SMALL.resolution, noise=noise)
+
+    apart = [image(), image()]
+    with weights_kept():
+        together = [image(), image()]
+    for ours, theirs in zip(together, apart, strict=True):
+        assert torch.equal(ours, theirs)
+    found, expected = (
+        torch.autograd.grad(sum(y.square().sum() for y in images), decoder.blocks["8"].conv_1)
+        for images in (together, apart)
+    )
+    tolerance = {"rtol": 0.02, "atol": 0.1} if precision == "bf16" else {}
+    torch.testing.assert_close(found, expected, **tolerance)
 
 
 @pytest.mark.parametrize("side", SMALL.resolutions)
