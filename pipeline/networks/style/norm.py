@@ -29,7 +29,7 @@ USE_KERNELS: bool | None = None
 # From this number of channels on, a CPU is faster with contiguous maps (benchmarks/README.md).
 WIDE = 256
 
-# Below this number of channels, the plain form adds noise and bias in float32.
+# Below this number of channels, the plain form adds noise and bias, and keeps maps, in float32.
 NARROW = 32
 
 
@@ -88,7 +88,7 @@ def _activated(x, bias, noise, strength):
     a = a + bias.to(a.dtype)
     if noise is not None:
         a.addcmul_(noise.to(a.dtype), strength.to(a.dtype))
-    return F.leaky_relu_(a, SLOPE).to(x.dtype)
+    return F.leaky_relu_(a, SLOPE)
 
 
 def _forward(x, bias, eps, noise, strength, style):
@@ -131,7 +131,7 @@ def _backward(
         g_bias = g_x.sum((0, 2, 3), keepdim=True)
         if noise is not None:
             g_strength = (g_x * noise).sum((0, 2, 3), keepdim=True)
-    return g_x.to(a.dtype), g_bias, g_strength, g_style
+    return g_x.to(g_y.dtype), g_bias, g_strength, g_style
 
 
 plain = SimpleNamespace(forward=_forward, backward=_backward)

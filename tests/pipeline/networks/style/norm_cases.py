@@ -31,13 +31,14 @@ def outputs(
     generator = torch.Generator().manual_seed(1)
     parameters = torch.float64 if dtype == torch.float64 else torch.float32
 
-    def drawn(*shape: int, kind: torch.dtype = dtype) -> Tensor:
+    def drawn(*shape: int, kind: torch.dtype = dtype, rounded: bool = True) -> Tensor:
         x = torch.randn(shape, generator=generator, dtype=torch.float64)
-        x = x.to(drawn_as if drawn_as and kind == dtype else kind).to(device, kind)
+        x = x.to(drawn_as if drawn_as and rounded and kind == dtype else kind).to(device, kind)
         return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
 
     x, styles = drawn(3, channels, side, side), drawn(3, 2 * channels)
-    bias, strength = (drawn(1, channels, 1, 1, kind=parameters) for _ in range(2))
+    vector = (1, channels, 1, 1)
+    bias, strength = (drawn(*vector, kind=parameters, rounded=False) for _ in range(2))
     maps = drawn(noise, 1, side, side) if noise else None
     leaves = [x, bias] + [strength] * bool(noise) + [styles] * style
     for leaf in leaves:
