@@ -89,7 +89,9 @@ def fitting_precision(device: torch.device) -> str:
 
 def has_fp16(device: torch.device) -> bool:
     """Whether this process's device has fp16 instructions."""
-    return device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_fp16_supported()
+    if device.type == "cuda":
+        return True
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_fp16_supported()
 
 
 def slow_precision(device: torch.device, precision: str) -> str | None:
