@@ -123,6 +123,9 @@ class Manifest:
             raise DatasetError(
                 f"{path} was altered: its content does not match its checksum; prepare it again"
             )
+        for file in content["files"]:
+            if os.path.isabs(file["path"]) or ".." in file["path"].split("/"):
+                raise DatasetError(f"{path} names {file['path']!r}, which lies outside of it")
         if "root" in content:
             if not isinstance(folder, Path) or content["root"].startswith("pipe:"):
                 raise DatasetError(f"{path} names files elsewhere, which a folder's alone may do")

@@ -116,3 +116,27 @@ def test_it_needs_the_standard_library_alone():
     modules = subprocess.check_output([sys.executable, "-c", code], text=True).split()
     foreign = {"numpy", "PIL", "torch", "ffcv", "tqdm", "webdataset"}
     assert "dataprep.manifest" in modules and not foreign & set(modules)
+
+
+@pytest.mark.parametrize("outside", ["../8-a.tar", "/etc/passwd", "a/../../b.tar"])
+def test_files_outside_of_the_dataset_are_refused(dataset, outside):
+    content = json.loads((dataset / "manifest.json").read_text())
+    del content["checksum"], content["format"], content["digest"]
+    content["files"][1]["path"] = outside
+    manifest.write(dataset, content)
+    with pytest.raises(DatasetError, match="which lies outside of it"):
+        Manifest.load(dataset)
+
+
+def test_a_manifest_cannot_name_a_command(dataset):
+    content = json.loads((dataset / "manifest.json").read_text())
+    del content["checksum"], content["format"], content["digest"]
+    ran = dataset / "ran"
+    manifest.write(dataset, content | {"root": f"pipe:touch {ran}"})
+    with pytest.raises(DatasetError, match="names files elsewhere"):
+        Manifest.load(dataset)
+    content["files"][1]["path"] = f"pipe:touch {ran} "
+    manifest.write(dataset, content)
+    with pytest.raises(DatasetError, match="No such file"):
+        Manifest.load(dataset).check()
+    assert not ran.exists()
