@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -54,6 +55,16 @@ def parser(description: str) -> argparse.ArgumentParser:
     add = p.add_argument_group("to look first").add_argument
     add("--dry-run", action="store_true", help="print what would start, and start nothing")
     add(
+        "--check",
+        action="store_true",
+        help="try the machines: GPUs, all-reduce, paths, disk, clocks, versions",
+    )
+    add(
+        "--rehearse",
+        action="store_true",
+        help="run a few steps of every stage, and print speed, memory and hours of each",
+    )
+    add(
         "--keys",
         nargs="?",
         const="",
@@ -61,6 +72,20 @@ def parser(description: str) -> argparse.ArgumentParser:
         help="print the keys that begin or end with NAME: type, default and meaning",
     )
     return p
+
+
+def trial_folder(folder: Path, args: argparse.Namespace) -> Path:
+    """An empty folder for --check or --rehearse, beside that of the run. ConfigError."""
+    name = "rehearsal" if args.rehearse else "check"
+    if args.check and args.rehearse:
+        raise ConfigError("--check and --rehearse are two commands: give one, then the other")
+    found = folder.with_name(f"{folder.name}-{name}")
+    try:
+        shutil.rmtree(found, ignore_errors=True)
+        found.mkdir(parents=True)
+    except OSError as error:
+        raise ConfigError(f"{found} cannot be written ({error.strerror or error})") from None
+    return found
 
 
 def at_least(least: int) -> Callable[[str], int]:
@@ -152,21 +177,27 @@ def with_history(
 
 def usable_gpus(config: Config, nodes: int, gpus: int) -> int:
     """The most GPUs of a node that divide every stage's batch; prints it where some stay idle."""
+    count = most_gpus(config, nodes, gpus)
+    if 0 < count < gpus:
+        used, fewer = nodes * count, -(-nodes * count // gpus)
+        print(
+            f"the batches of {config.name} can be shared by {used} of {nodes * gpus} GPUs: "
+            f"{count} of the {gpus} GPUs of each node are asked for. For all of them, larger "
+            f"batches: a -32gpu configuration or scale=N (stages/scale.py says what follows)"
+            + (f"; --nodes {fewer} has as many, closer together" if fewer < nodes else "")
+        )
+    return count or min(gpus, 1)
+
+
+def most_gpus(config: Config, nodes: int, gpus: int) -> int:
+    """The most GPUs of a node that divide every stage's batch; 0 if there is no such number."""
     for count in range(gpus, 0, -1):
         try:
             config.check_processes(nodes * count)
+            return count
         except ValueError:
             continue
-        if count < gpus:
-            used, fewer = nodes * count, -(-nodes * count // gpus)
-            print(
-                f"the batches of {config.name} can be shared by {used} of {nodes * gpus} GPUs: "
-                f"{count} of the {gpus} GPUs of each node are asked for. For all of them, larger "
-                f"batches: a -32gpu configuration or scale=N (stages/scale.py says what follows)"
-                + (f"; --nodes {fewer} has as many, closer together" if fewer < nodes else "")
-            )
-        return count
-    return min(gpus, 1)
+    return 0
 
 
 def as_yaml(config: Config) -> str:

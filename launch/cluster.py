@@ -115,10 +115,8 @@ def job_state(job: str) -> Queued | None:
         raise
 
 
-def job_in(folder: Path) -> str | None:
-    """The user's job in the queue that runs in `folder`, or None."""
-    for line in run_client("squeue", "--me", "--noheader", "-o", "%i|%Z").splitlines():
-        job, _, place = line.strip().partition("|")
-        if place == str(folder):
-            return job
-    return None
+def jobs_in(folder: Path) -> list[str]:
+    """The user's jobs in the queue that run in `folder`."""
+    lines = run_client("squeue", "--me", "--noheader", "-o", "%i|%Z").splitlines()
+    found = [line.strip().partition("|") for line in lines]
+    return [job for job, _, place in found if place == str(folder)]

@@ -28,8 +28,16 @@ class Training:
     has nothing to save: the requeued job resumes from the run's folder.
     """
 
-    def __init__(self, config: Config, folder: Path, gpus: int, branch: str | None = None):
-        self.config, self.folder, self.gpus, self.branch = config, folder, gpus, branch
+    def __init__(
+        self,
+        config: Config,
+        folder: Path,
+        gpus: int,
+        branch: str | None = None,
+        until: int | None = None,
+    ):
+        self.config, self.folder, self.gpus = config, folder, gpus
+        self.branch, self.until = branch, until
         self.directory = Path.cwd()  # of relative paths
 
     def __call__(self) -> int:
@@ -38,7 +46,7 @@ class Training:
         place.export(set_cuda_visible_devices=False, overwrite=True)
         try:
             self.check_gpus()
-            stopped_by = train(self.config, self.folder, self.branch)
+            stopped_by = train(self.config, self.folder, self.branch, self.until)
         except BaseException as error:
             lost = is_lost_connection(error)
             traceback.print_exception(error)

@@ -8,15 +8,18 @@ same command again, also after a kill.
 """
 
 import os
+import shutil
 import signal
 import sys
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import multiprocessing
 
-from launch import arguments, sweep
+from launch import arguments, rehearse, sweep
+from launch import check as checks
 from launch.keys import print_keys
 from pipeline import processes
 from pipeline.records.checkpoints import CheckpointError
@@ -52,12 +55,17 @@ def main() -> None:
         count = args.processes or max(1, arguments.usable_gpus(config, 1, gpus))
         for line in arguments.check(config, count, args.dry_run):
             print(f"# {line}", flush=True)
+        if args.check or args.rehearse:
+            trial = arguments.trial_folder(folder, args)
+            sys.exit(try_here(config, trial, count, args.check))
         config = arguments.with_history(config, folder, args.branch, args.replan, args.dry_run)
         if args.dry_run:
             print(f"# {count} processes, run in {folder}\n{arguments.as_yaml(config)}", end="")
             return
         status = (
-            train_here(config, folder) if count == 1 else train_in_children(config, folder, count)
+            train_here(config, folder)
+            if count == 1
+            else run_in_children(train_here, config, folder, count)
         )
     except ERRORS as error:
         arguments.exit_with_error(error)
@@ -80,11 +88,27 @@ def train_sweep(args: Namespace) -> int:
         print(f"\n== {point.name}", flush=True)
         branch = None if point is todo.shared else todo.branch
         config = arguments.with_history(point.config, point.folder, branch, replan=True)
-        ended = train_in_children(config, point.folder, count)
+        ended = run_in_children(train_here, config, point.folder, count)
         if ended and (point is todo.shared or ended > 128):  # a signal stops the sweep
             return ended
         status = status or ended
     return status
+
+
+def try_here(config: Config, folder: Path, count: int, check: bool) -> int:
+    """A check or a rehearsal with `count` processes of this machine; the exit status."""
+    try:
+        if check:
+            return run_in_children(check_here, config, folder, count)
+        os.environ |= environment(0, count, processes.free_port())
+        return rehearse.run(config, folder, range(count), nodes=1)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_here(config: Config, folder: Path) -> int:
+    """The part of this process in a check; the exit status."""
+    return checks.run(config, folder, gpus=torch.cuda.device_count())
 
 
 def train_here(config: Config, folder: Path) -> int:
@@ -93,12 +117,14 @@ def train_here(config: Config, folder: Path) -> int:
     return 128 + stopped_by if stopped_by else 0
 
 
-def train_in_children(config: Config, folder: Path, count: int) -> int:
-    """Trains in `count` child processes and waits for them; returns the exit status."""
+def run_in_children(
+    function: Callable[[Config, Path], int], config: Config, folder: Path, count: int
+) -> int:
+    """Runs `function` in `count` child processes and waits for them; returns the exit status."""
     errors = multiprocessing.get_context("spawn").SimpleQueue()
     children = multiprocessing.start_processes(
-        _train_child,
-        (config, folder, count, processes.free_port(), errors),
+        _child,
+        (function, config, folder, count, processes.free_port(), errors),
         nprocs=count,
         start_method="spawn",
         join=False,
@@ -128,8 +154,9 @@ def train_in_children(config: Config, folder: Path, count: int) -> int:
     return 0
 
 
-def _train_child(rank: int, config: Config, folder: Path, count: int, port: int, errors) -> None:
-    os.environ |= {
+def environment(rank: int, count: int, port: int) -> dict[str, str]:
+    """Of a process of this machine."""
+    return {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(count),
@@ -137,8 +164,20 @@ def _train_child(rank: int, config: Config, folder: Path, count: int, port: int,
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }
+
+
+def _child(
+    rank: int,
+    function: Callable[[Config, Path], int],
+    config: Config,
+    folder: Path,
+    count: int,
+    port: int,
+    errors,
+) -> None:
+    os.environ |= environment(rank, count, port)
     try:
-        status = train_here(config, folder)
+        status = function(config, folder)
     except ERRORS as error:
         errors.put(str(error))
         sys.exit(1)

@@ -192,9 +192,14 @@ class Config:
                 f"shape.classes is {self.shape.classes}, and {self.data.path} has {count} classes"
             )
 
-    def check_processes(self, world: int) -> None:
-        """ValueError where `world` processes cannot share every stage's batch equally."""
+    def check_processes(self, world: int, begin: int = 0, end: int | None = None) -> None:
+        """ValueError where `world` processes cannot share the batch of each stage equally, of those
+        that train between `begin` and `end` images seen."""
+        last = 0
         for stage in self.stages:
+            first, last = last, last + stage.images
+            if last <= begin or (end is not None and first >= end):
+                continue
             micro_batches = stage.batch // stage.micro_batch
             if micro_batches % world:
                 raise ValueError(

@@ -57,19 +57,30 @@ def check(
     )
 
 
-def out_of_memory(
-    config: Config, moment: Moment, error: torch.OutOfMemoryError
-) -> OutOfMemoryError:
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether the memory of a GPU, or of this machine, does not suffice."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def out_of_memory(config: Config, moment: Moment, error: RuntimeError) -> OutOfMemoryError:
     """The error of a step that does not fit into the memory, with the keys that help."""
+    return OutOfMemoryError(
+        f"{does_not_fit(config, moment)}. Give the same command with the new value and --replan: "
+        f"the training continues from its newest checkpoint. "
+        f"({str(error).partition('. GPU')[0]})"
+    )
+
+
+def does_not_fit(config: Config, moment: Moment) -> str:
+    """A sentence of the stage that does not fit into the memory, with the keys that help."""
     stage, key = moment.stage, f"stages.{moment.number}.micro_batch"
     if config.shape.WHOLE_BATCHES:
         helps = f"lower stages.{moment.number}.batch and {key}, which are equal"
     else:
         helps = f"lower {key}, or use more processes"
-    return OutOfMemoryError(
+    return (
         f"out of memory at {stage.resolution}x{stage.resolution}, with {stage.micro_batch} images "
-        f"in a micro-batch: {helps}. Give the same command with the new value and --replan: the "
-        f"training continues from its newest checkpoint. ({str(error).partition('. GPU')[0]})"
+        f"in a micro-batch: {helps}"
     )
 
 

@@ -4,11 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from pipeline import networks
 from pipeline.records import checkpoints
 from pipeline.records.checkpoints import Checkpoint, CheckpointError
 from stages import plan
+from stages.config import Config
 from stages.stage import Stage
 
 ENGINES = ("encoder", "decoder")
@@ -50,6 +53,24 @@ def load_weights(networks: Any, tensors: dict[str, Tensor], path: Path) -> None:
     if reason := plan.tensor_mismatch({name: t.shape for name, t in given.items()}, own):
         raise CheckpointError(f"{path} does not fit the configuration: {reason}")
     networks.load_state_dict(own | given)
+
+
+def checkpoint_bytes(config: Config) -> list[int]:
+    """Bytes of a checkpoint of each stage, but for names and JSON."""
+    with torch.device("meta"):
+        built = networks.build(config.shape)
+    weights = sum(t.nbytes for t in built.state_dict().values())
+    moments = 2 if config.engine.beta_1 else 1
+    return [
+        2 * weights + moments * sum(p.nbytes for part in built.parameters_at(side) for p in part)
+        for side in (stage.resolution for stage in config.stages)
+    ]
+
+
+def disk_bytes(config: Config) -> int:
+    """Bytes of the checkpoints of a whole training, with the newest two and one that is written."""
+    every = checkpoint_bytes(config)
+    return sum(every) + 2 * max(every)
 
 
 def newest(folder: Path, notify: Callable[[str], None]) -> tuple[Path | None, Checkpoint | None]:

@@ -37,8 +37,9 @@ WATCHED = "processes"  # in the run's folder
 OTHER_DRAWS = 1_000_003  # added to the seed for each step back
 
 
-def train(config: Config, folder: Path, branch: str | None = None) -> int:
-    """Trains to the end, or until a signal stops all processes: its number, 0 at the end.
+def train(config: Config, folder: Path, branch: str | None = None, until: int | None = None) -> int:
+    """Trains to the end, or to `until` images seen, the end of a stage; 0, or the number of the
+    signal that has stopped all processes.
 
     Every process of the training calls this. A training that `folder` holds is continued from its
     newest whole checkpoint, with any number of processes; with the same number to the same bits.
@@ -59,10 +60,12 @@ def train(config: Config, folder: Path, branch: str | None = None) -> int:
             say(slow)
     written("config.yaml", lambda: RunFolder(folder).keep_config(config), device)
     stopped_by = 0
-    for part, end in plan.parts(config):
-        if stopped_by or (end < schedule.total(config) and plan.position(folder) >= end):
+    last = schedule.total(config) if until is None else until
+    for part, part_end in plan.parts(config):
+        end, begin = min(part_end, last), plan.position(folder)
+        if stopped_by or (end < schedule.total(config) and begin >= end):
             continue
-        part.check_processes(processes.world_size())
+        part.check_processes(processes.world_size(), begin, end)
         stopped_by = Trainer(part, folder, device, end).run()
     return stopped_by
 
@@ -111,13 +114,16 @@ class Trainer:
         self.system = System(self.signals.group) if config.tracking.system_metrics else None
         journal = Journal(folder / "metrics.jsonl")
         written("metrics.jsonl", lambda: journal.rewind(self.images), device)
-        self.report = None
+        self.report: Report | None = None
+
+    def open_report(self) -> None:
         if processes.is_first():
-            self.report = Report(config, self.folder, self.manifest, self.images)
+            self.report = Report(self.config, self.folder, self.manifest, self.images)
             self.report.notify(self.evaluation.announcement)
             self.report.notify(self.system.missing if self.system else None)
 
     def run(self) -> int:
+        self.open_report()
         status = "FAILED"
         try:
             if self.report and self.images:  # what is due belongs to the stage that ended
@@ -132,7 +138,8 @@ class Trainer:
                 self.signals.check()
             if self.saved != self.images:
                 self.checkpoint()  # another configuration follows
-            status = "FINISHED"
+            finished = self.images >= schedule.total(self.config)
+            status = "FINISHED" if finished else "SCHEDULED"
             return 0
         except Stopped as stopped:
             status = "SCHEDULED" if stopped.number == signal.SIGUSR2 else "KILLED"
@@ -154,7 +161,9 @@ class Trainer:
             if self.stage is None or self.stage.number != moment.number:
                 self.start_stage(moment)
             self.meter.add(self.stage.step(moment))
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not health.is_out_of_memory(error):
+                raise
             raise health.out_of_memory(self.config, moment, error) from error
         self.ema.decay = 0.5 ** (moment.stage.batch / self.config.ema_half_life)
         self.ema.update(self.networks)
@@ -306,19 +315,20 @@ class Trainer:
         optimizer, engines = state.gather(self.networks, self.stage)
         self.saved, written_down = self.images, True
         if self.report:
-            written_down = self.write_checkpoint(optimizer, engines)
+            content = self.content(optimizer, engines)
+            written_down = self.report.checkpoint(self.images, content)
         flag = torch.tensor([written_down])
         dist.broadcast(flag, 0, group=self.signals.group)
         self.unwritten = not flag
 
-    def write_checkpoint(self, optimizer: dict[str, Tensor], engines: dict) -> bool:
-        """Rank 0's part of `checkpoint`; whether the disk took it."""
+    def content(self, optimizer: dict[str, Tensor], engines: dict) -> Checkpoint:
+        """What a checkpoint holds, on rank 0."""
         moment = schedule.at(self.config, max(0, self.images - 1))
         weights = self.networks.state_dict()
         ema = self.ema.module.state_dict() | self.derived(moment)
         about = {"resolution": moment.stage.resolution, "alpha": moment.alpha, **engines}
         about["draws"] = self.draws
-        return self.report.checkpoint(self.images, Checkpoint(weights, ema, optimizer, about))
+        return Checkpoint(weights, ema, optimizer, about)
 
     def resume(self) -> None:
         """Resumes from the newest valid checkpoint that rank 0 finds."""

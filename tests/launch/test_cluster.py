@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from launch import arguments, requeue, slurm, watch
+from launch import arguments, requeue, submission, watch
 from launch.cluster import LONGEST, gpus_of, job_state, minutes_of, node_resources
 from pipeline.config import ConfigError, parse
 from stages.config import Config
@@ -113,10 +113,10 @@ def test_a_job_that_is_being_ended_is_waited_for(program, tmp_path, monkeypatch,
     (tmp_path / "slurm").mkdir()
     (tmp_path / "slurm" / "job").write_text("7")
     program("squeue", "", "COMPLETING|None", "COMPLETING|None", "")
-    assert slurm.queued_job(tmp_path) is None
+    assert submission.queued(tmp_path) == {}
     assert "job 7 of this run is being stopped" in capsys.readouterr().out
     program("squeue", f"8|{tmp_path}/code", "PENDING|JobHeldUser")
-    assert slurm.queued_job(tmp_path) == "8"  # its command was killed before it wrote `job`
+    assert submission.queued(tmp_path) == {None: "8"}  # killed before it wrote `job`
     assert "queue: PENDING (JobHeldUser): it is held: scontrol release 8" in (
         capsys.readouterr().out
     )

@@ -59,6 +59,8 @@ def test_keys_and_options_come_in_any_order(dry_run):
         (["--sbatch", "mail type"], "should read OPTION=VALUE"),
         (["--sbatch", "gres=shard:2"], "names no number of GPUs"),
         (["--env", "1A=2"], "should read NAME=VALUE"),
+        (['name="a\\ntouch ran"'], "has a line break"),
+        (["--output", "/tmp/100%/run"], "has a line break, %"),
     ],
 )
 def test_what_cannot_be_asked_is_said(dry_run, arguments, message):

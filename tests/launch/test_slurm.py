@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from launch.slurm import snapshot
+from launch.submission import snapshot
 from stages.origin import version
 from tests.cluster.tasks import tasks
 from tests.conftest import ROOT

@@ -17,6 +17,12 @@ import yaml
 from mlflow import MlflowClient
 from PIL import Image
 
+from pipeline.config import parse
+from pipeline.records import checkpoints
+from stages import state
+from stages.config import Config
+from stages.trainer import train
+from tests.processes import run_together
 from tests.stages.tiny import StopAt, final_weights, journal, run, said, tiny, write
 
 pytestmark = pytest.mark.long
@@ -28,8 +34,29 @@ ROOT = Path(__file__).parents[2]
 def whole(dataset, tmp_path_factory) -> Path:
     """The folder of a training that nothing disturbed."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    assert run(tiny(dataset), folder) == [0]
+    assert run(tiny(dataset), folder, before=close_to_others) == [0]
     return folder
+
+
+def close_to_others(folder: Path) -> None:
+    os.umask(0o027)
+
+
+def test_files_have_the_permissions_that_the_umask_leaves(whole):
+    found = {path: path.stat().st_mode & 0o777 for path in [whole, *whole.rglob("*")]}
+    found[whole.parent / "mlflow.db"] = (whole.parent / "mlflow.db").stat().st_mode & 0o777
+    folders = {path for path in found if path.is_dir()}
+    assert {mode for path, mode in found.items() if path in folders} == {0o750}
+    assert {mode for path, mode in found.items() if path not in folders} == {0o640}, found
+
+
+def test_the_bytes_of_a_checkpoint_are_known_before(dataset, whole):
+    config = parse(Config, tiny(dataset), "tiny")
+    for images, expected in zip((96, 256), state.checkpoint_bytes(config), strict=True):
+        found = checkpoints.load(checkpoints.path_of(whole / "checkpoints", images))
+        derived = found.ema.keys() - found.weights.keys()
+        held = [*found.weights.values(), *found.ema.values(), *found.optimizer.values()]
+        assert sum(t.nbytes for t in held) - sum(found.ema[n].nbytes for n in derived) == expected
 
 
 def test_it_leaves_checkpoints_pictures_and_a_journal(whole):
@@ -123,6 +150,25 @@ def test_it_does_not_begin_anew_where_no_checkpoint_is_whole(dataset, tmp_path):
     with pytest.raises(RuntimeError, match=r"none of the \d checkpoints in .* can be read"):
         run(tiny(dataset), folder)
     assert (folder / "metrics.jsonl").read_text() == before
+
+
+def train_until(content: dict, folder: str, images: int) -> int:
+    return train(parse(Config, content, "tiny"), Path(folder), until=images)
+
+
+def test_a_stage_by_itself_is_continued_by_the_next_to_the_same_bits(dataset, whole, tmp_path):
+    """As the jobs of --per-stage do, on as many processes."""
+    folder, statuses = tmp_path / "run", []
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    for images in (96, 256):
+        assert run_together(1, train_until, tiny(dataset), str(folder), images) == [0]
+        assert checkpoints.newest_first(folder / "checkpoints")[0].name == f"{images:09}"
+        experiment = client.get_experiment_by_name("soft-introvae").experiment_id
+        runs = client.search_runs([experiment])
+        statuses.append({run.info.run_name: run.info.status for run in runs})
+    assert statuses[0] == {"tiny": "SCHEDULED", "tiny 4x4": "SCHEDULED"}
+    assert statuses[1] == dict.fromkeys(("tiny", "tiny 4x4", "tiny 8x8"), "FINISHED")
+    assert final_weights(folder) == final_weights(whole)
 
 
 def test_mlflow_is_told_from_the_journal_what_it_has_missed(dataset, tmp_path):

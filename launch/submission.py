@@ -1,0 +1,164 @@
+"""A job for SLURM: its resources, its script, and the copy of the code that it runs."""
+
+import shlex
+import shutil
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import submitit
+from submitit.core.utils import FailedJobError
+
+from launch import arguments, cluster, sbatch, watch
+from pipeline.config import ConfigError
+from stages.config import Config
+from stages.origin import VERSION, version
+
+PACKAGES = ("dataprep", "pipeline", "stages", "launch")
+SIGNAL_SECONDS = 120  # between the signal to save and the time limit
+NAMED = ("partition", "account", "qos", "constraint", "comment", "exclude")  # options, as of sbatch
+
+
+class Resources(NamedTuple):
+    """What a job asks for."""
+
+    nodes: int
+    gpus: int
+    """Of each node; 0 for one process on its CPUs."""
+    offered: cluster.Nodes
+    notes: list[str]
+    """Lines to print."""
+
+    @property
+    def tasks(self) -> int:
+        """Processes on each node."""
+        return max(1, self.gpus)
+
+
+def resources(args: Namespace, config: Config, nodes: int) -> Resources:
+    """The resources of a training of `config` on `nodes` nodes. USER_ERRORS."""
+    offered, guess = sbatch.offered(args)
+    asked = sbatch.gpus(sbatch.options(args)) if args.gpus_per_node is None else None
+    gpus = offered.gpus if args.gpus_per_node is None else args.gpus_per_node
+    if asked is not None:
+        gpus = asked
+    elif args.gpus_per_node is None:
+        gpus = arguments.usable_gpus(config, nodes, gpus)
+    announcements = arguments.check(config, nodes * max(1, gpus), args.dry_run)
+    unused = offered.unused if args.gpus_per_node is None else None
+    notes = [line for line in [guess, *announcements, unused] if line]
+    return Resources(nodes, gpus, offered, notes)
+
+
+def executor(
+    args: Namespace, config: Config, folder: Path, asked: Resources, **options: Any
+) -> submitit.AutoExecutor:
+    """submitit's executor for a job of a run in `folder`; `options` are more of sbatch's."""
+    made = submitit.AutoExecutor(folder / "slurm", cluster="slurm", slurm_max_num_timeout=10_000)
+    made.update_parameters(**parameters(args, config, folder, asked, options))
+    return made
+
+
+def parameters(
+    args: Namespace, config: Config, folder: Path, asked: Resources, options: dict[str, Any]
+) -> dict:
+    """submitit's parameters. The job starts in the copy of the code, first on Python's path.
+
+    ConfigError for a name that cannot stand in a script of sbatch.
+    """
+    for what, text in (("name", config.name), ("--output", str(folder))):
+        if any(ord(c) < 32 for c in text) or (what == "--output" and set(text) & set("%\\")):
+            raise ConfigError(
+                f"{what} {text!r} has a line break, % or \\, which SLURM would not take as it is: "
+                f"choose another"
+            )
+    wanted = {
+        "name": config.name,
+        "nodes": asked.nodes,
+        "tasks_per_node": asked.tasks,
+        "cpus_per_task": args.cpus or max(1, asked.offered.cpus // asked.tasks),
+        "timeout_min": cluster.minutes_of(args.time) if args.time else asked.offered.minutes,
+        "slurm_signal_delay_s": SIGNAL_SECONDS,
+        "slurm_srun_args": ["--cpu-bind=none", "--kill-on-bad-exit=1"],
+        "slurm_additional_parameters": {
+            "chdir": code_folder(folder), **options, **sbatch.options(args)
+        },
+        "slurm_mem": args.mem,
+    }  # fmt: skip
+    if options.get("requeue"):
+        wanted["slurm_teardown"] = [
+            f"status=$?; [ $status = 0 ] || "
+            f"{shlex.quote(sys.executable)} -m launch.requeue .. $status"
+            + " --exclude-failed"
+            * args.exclude_failed,
+            "exit $?",
+        ]
+    if args.env or args.setup:
+        wanted["slurm_setup"] = sbatch.setup(args)
+    if asked.gpus and sbatch.gpus(sbatch.options(args)) is None:
+        wanted["gpus_per_node"] = asked.gpus
+    for name in NAMED:
+        wanted[f"slurm_{name}"] = getattr(args, name)
+    return {name: value for name, value in wanted.items() if value is not None}
+
+
+def script(made: submitit.AutoExecutor) -> str:
+    """The script that would be submitted."""
+    plugin: Any = made._executor
+    return plugin._make_submission_file_text("python ...", "dry-run")
+
+
+def send(made: submitit.AutoExecutor, program: Any) -> str:
+    """Submits a job that calls `program` in each task; its id. ConfigError."""
+    try:
+        return made.submit(program).job_id
+    except FailedJobError as error:
+        raise ConfigError(f"SLURM takes no such job: {error}") from None
+
+
+def after(job: str | None) -> dict[str, Any]:
+    """Options of a job that is requeued when it is lost, and starts when `job` has succeeded."""
+    if job is None:
+        return {"requeue": True}
+    return {"requeue": True, "dependency": f"afterok:{job}", "kill-on-invalid-dep": "yes"}
+
+
+def record(folder: Path, jobs: dict[int | None, str]) -> None:
+    """Keeps the ids of a run's jobs: by stage, or that of the whole training under None."""
+    lines = [job if stage is None else f"{job} {stage}" for stage, job in jobs.items()]
+    (folder / "slurm" / "job").write_text("\n".join(lines))
+
+
+def queued(folder: Path) -> dict[int | None, str]:
+    """The run's jobs that are in the queue, as of `record`."""
+    path, found = folder / "slurm" / "job", {}
+    lines = path.read_text().splitlines() if path.exists() else []
+    known = {line.partition(" ")[0]: line.partition(" ")[2] for line in lines}
+    # A command that was killed between sbatch and `record` has left a job that only SLURM knows.
+    if unknown := set(cluster.jobs_in(code_folder(folder))) - known.keys():
+        known = dict.fromkeys(sorted(unknown), "")
+    for job, stage in known.items():
+        state = watch.leave(job)
+        if state is not None:
+            print(f"job {job} of this run is already in the queue: {watch.describe(job, state)}")
+            found[int(stage) if stage else None] = job
+    return found
+
+
+def code_folder(folder: Path) -> Path:
+    return folder / "code"
+
+
+def snapshot(folder: Path) -> None:
+    """Copies the code into the run's folder: edits do not reach a job that starts later."""
+    here, ignore = Path(__file__).resolve().parent.parent, shutil.ignore_patterns("__pycache__")
+    for package in PACKAGES:
+        shutil.rmtree(code_folder(folder) / package, ignore_errors=True)
+        shutil.copytree(here / package, code_folder(folder) / package, ignore=ignore)
+    (code_folder(folder) / VERSION).write_text(version() or "unknown")
+
+
+def log_path(folder: Path, job: str) -> Path:
+    """The output of rank 0."""
+    return folder / "slurm" / f"{job}_0_log.out"
