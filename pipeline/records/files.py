@@ -33,11 +33,17 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """A safetensors file of them; OSError where it cannot be written (theirs is no OSError)."""
+    """A safetensors file of them; OSError where it cannot be written (theirs is no OSError).
+
+    safetensors makes files that only their owner may read; this one gets what the umask leaves.
+    """
+    path.touch()
+    mode = path.stat().st_mode
     try:
         save_file(tensors, path)
     except SafetensorError as error:
         raise OSError(str(error)) from error
+    path.chmod(mode)
 
 
 def sha256(path: Path) -> str:
