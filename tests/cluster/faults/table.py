@@ -62,7 +62,7 @@ class Fault:
     def noticed(self, training: Training, pattern: str, seconds: float = LONGEST) -> str:
         """Waits for a line of the user's command; the line."""
         moment, line = training.wait_for(pattern, seconds, self.struck)
-        self.row.noticed, self.row.saw = f"{moment - self.struck:.0f} s", _short(line)
+        self.row.noticed, self.row.saw = f"{moment - self.struck:.0f} s", short(line)
         return line
 
     def unnoticed(self, why: str) -> None:
@@ -88,7 +88,7 @@ class Fault:
         self.row.again, self.row.weights = str(training.images_again()), why
 
 
-def _short(line: str) -> str:
+def short(line: str) -> str:
     """A line for a cell, without names of folders that differ from run to run."""
     line = re.sub(r"(?<![\w:/])/\S*/(?=[\w.-]+)", "", " ".join(line.split()))
     return line if len(line) <= 220 else line[:217] + "..."
