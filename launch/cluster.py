@@ -20,6 +20,8 @@ class Nodes(NamedTuple):
     """Time limit of a job."""
     unused: str | None = None
     """What some nodes have besides, where they differ."""
+    gres: str = ""
+    """Their generic resources, as sinfo shows them."""
 
 
 def run_client(*command: str) -> str:
@@ -64,6 +66,7 @@ def node_resources(partition: str | None) -> Nodes:
         cpus=min(int(row[2].rstrip("+")) for row in rows),
         minutes=min(minutes_of(row[3]) for row in rows),
         unused=unused,
+        gres=" ".join(sorted({row[1] for row in rows})),
     )
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import multiprocessing
 
-from launch import arguments, rehearse, sweep
+from launch import arguments, memory, rehearse, sweep
 from launch import check as checks
 from launch.keys import print_keys
 from pipeline import processes
@@ -53,7 +53,8 @@ def main() -> None:
         config, folder = arguments.read(args)
         gpus = torch.cuda.device_count()
         count = args.processes or max(1, arguments.usable_gpus(config, 1, gpus))
-        for line in arguments.check(config, count, args.dry_run):
+        config, sizes = memory.sized(config, folder, count, memory.here(count), args.branch)
+        for line in sizes + arguments.check(config, count, args.dry_run):
             print(f"# {line}", flush=True)
         if args.check or args.rehearse:
             trial = arguments.trial_folder(folder, args)
@@ -81,13 +82,14 @@ def train_sweep(args: Namespace) -> int:
     status = 0
     for point in [*trainings, *todo.points]:
         count = args.processes or max(1, arguments.usable_gpus(point.config, 1, gpus))
-        for line in arguments.check(point.config, count, args.dry_run):
+        card, branch = memory.here(count), None if point is todo.shared else todo.branch
+        config, sizes = memory.sized(point.config, point.folder, count, card, branch)
+        for line in sizes + arguments.check(config, count, args.dry_run):
             print(f"# {line}", flush=True)
         if args.dry_run or point.finished:
             continue
         print(f"\n== {point.name}", flush=True)
-        branch = None if point is todo.shared else todo.branch
-        config = arguments.with_history(point.config, point.folder, branch, replan=True)
+        config = arguments.with_history(config, point.folder, branch, replan=True)
         ended = run_in_children(train_here, config, point.folder, count)
         if ended and (point is todo.shared or ended > 128):  # a signal stops the sweep
             return ended

@@ -46,9 +46,10 @@ def submit(args: Namespace, config: Config, folder: Path) -> list[str]:
     In a dry run, prints their scripts and the configuration.
     """
     asked = [
-        submission.resources(args, replace(config, stages=[stage]), nodes)
+        submission.resources(args, replace(config, stages=[stage]), nodes, folder, args.branch)
         for stage, nodes in zip(config.stages, nodes_of(args, config), strict=True)
     ]
+    config = replace(config, stages=[one.config.stages[0] for one in asked])
     for line in dict.fromkeys(note for one in asked for note in one.notes):
         print(f"# {line}")
     queued = {} if args.dry_run else submission.queued(folder)

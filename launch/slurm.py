@@ -30,6 +30,7 @@ def main() -> None:
     add("--nodes", type=per_stage.numbers, default=[1], help="with --per-stage also as 1,1,2,4")
     add("--per-stage", action="store_true", help=per_stage.HELP)
     add("--gpus-per-node", type=arguments.at_least(0), help="0: one process per node, on its CPUs")
+    add("--gpu-memory", type=float, metavar="GIB", help="of one GPU (default: by its type in gres)")
     add("--cpus", type=arguments.at_least(1), help="CPUs of each process")
     add("--mem", help="memory of each node, as 200G (default: the partition's)")
     add("--time", help="as 90 (minutes), 12:00:00 or 2-12 (default: the longest allowed)")
@@ -111,7 +112,8 @@ def submit(
     `branch` is as of `plan.branch`; with `after`, the job starts when that job has succeeded, and
     branches off then.
     """
-    asked = submission.resources(args, config, args.nodes)
+    asked = submission.resources(args, config, args.nodes, folder, branch)
+    config = asked.config
     queued = {} if args.dry_run else submission.queued(folder)
     if not queued and not after:  # the configuration of a job in the queue stays
         config = arguments.with_history(config, folder, branch, args.replan, args.dry_run)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import submitit
 from submitit.core.utils import FailedJobError
 
-from launch import arguments, cluster, sbatch, watch
+from launch import arguments, cluster, memory, sbatch, watch
 from pipeline.config import ConfigError
 from stages.config import Config
 from stages.origin import VERSION, version
@@ -29,6 +29,8 @@ class Resources(NamedTuple):
     offered: cluster.Nodes
     notes: list[str]
     """Lines to print."""
+    config: Config
+    """With a number for each micro_batch."""
 
     @property
     def tasks(self) -> int:
@@ -36,8 +38,10 @@ class Resources(NamedTuple):
         return max(1, self.gpus)
 
 
-def resources(args: Namespace, config: Config, nodes: int) -> Resources:
-    """The resources of a training of `config` on `nodes` nodes. USER_ERRORS."""
+def resources(
+    args: Namespace, config: Config, nodes: int, folder: Path, branch: str | None = None
+) -> Resources:
+    """The resources of a training of `config` in `folder` on `nodes` nodes. USER_ERRORS."""
     offered, guess = sbatch.offered(args)
     asked = sbatch.gpus(sbatch.options(args)) if args.gpus_per_node is None else None
     gpus = offered.gpus if args.gpus_per_node is None else args.gpus_per_node
@@ -45,10 +49,14 @@ def resources(args: Namespace, config: Config, nodes: int) -> Resources:
         gpus = asked
     elif args.gpus_per_node is None:
         gpus = arguments.usable_gpus(config, nodes, gpus)
-    announcements = arguments.check(config, nodes * max(1, gpus), args.dry_run)
+    world = nodes * max(1, gpus)
+    gres = str(sbatch.options(args).get("gres") or offered.gres)
+    card = memory.of_nodes(args.gpu_memory, gres, gpus)
+    config, sizes = memory.sized(config, folder, world, card, branch)
+    announcements = sizes + arguments.check(config, world, args.dry_run)
     unused = offered.unused if args.gpus_per_node is None else None
     notes = [line for line in [guess, *announcements, unused] if line]
-    return Resources(nodes, gpus, offered, notes)
+    return Resources(nodes, gpus, offered, notes, config)
 
 
 def executor(

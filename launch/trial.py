@@ -39,7 +39,8 @@ class Trial:
 def submit(args: Namespace, config: Config, run: Path) -> int:
     """Submits a trial for the run in the folder `run`, and prints its output; its exit status."""
     args.time = args.time or MINUTES
-    asked = submission.resources(args, config, args.nodes)
+    asked = submission.resources(args, config, args.nodes, run, args.branch)
+    config = asked.config
     folder = arguments.trial_folder(run, args)
     for line in asked.notes:
         print(f"# {line}")

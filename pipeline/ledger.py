@@ -14,7 +14,7 @@ import weakref
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -56,6 +56,15 @@ class Ledger(TorchDispatchMode):
         self.rows: list[Kernel] = []
         self.held = self.peak = 0
         """Bytes held now, and their maximum, without the allocator's overhead."""
+        self.weights = 0
+        """Bytes of the networks' weights, where `micro_batch` counts."""
+        self.kept = 0
+        """Bytes held between the encoder's update and the decoder's."""
+        self.ready: list[list[tuple[int, int]]] = []
+        """Of encoder and decoder: for each gradient in the order in which they are complete, its
+        elements and the number of kernels before."""
+        self.ends: list[int] = []
+        """Kernels before the end of each network's backward pass."""
         self._storages: dict[int, int] = {}
 
     @property
@@ -141,22 +150,32 @@ def micro_batch(
         # without style mixing, which is random
         model.generate = lambda count: model.decode(autoencoder.prior(count))  # type: ignore
         ledger = Ledger()
-        ledger.held = ledger.peak = weights.held
+        ledger.weights = ledger.held = ledger.peak = weights.held
         before, norm.USE_KERNELS = norm.USE_KERNELS, kernels
         try:
             with ledger:
-                _both_updates(model, objective, x)
+                _both_updates(model, objective, x, ledger)
         finally:
             norm.USE_KERNELS = before
         return ledger
 
 
-def _both_updates(model: Grown, objective: Objective, x: Tensor) -> None:
+def _both_updates(model: Grown, objective: Objective, x: Tensor, ledger: Ledger) -> None:
     """Both updates as in `stages.stage`, with plain backward calls instead of engines."""
     autoencoder, side = model.autoencoder, model.resolution
     with weights_kept():
         product, images, _ = objective.encoder_step(model, x)
-    product.backward(inputs=autoencoder.encoder.active(side), retain_graph=True)
+    _backward(product, autoencoder.encoder.active(side), ledger, retain_graph=True)
     del product
+    ledger.kept = ledger.held
     product, _ = objective.decoder_step(model, x, images)
-    product.backward(inputs=autoencoder.decoder.active(side))
+    _backward(product, autoencoder.decoder.active(side), ledger)
+
+
+def _backward(product: Tensor, parameters: list[nn.Parameter], ledger: Ledger, **how) -> None:
+    ready: list[tuple[int, int]] = []
+    for p in parameters:
+        p.register_post_accumulate_grad_hook(lambda p: ready.append((p.numel(), ledger.kernels)))
+    product.backward(inputs=parameters, **how)
+    ledger.ready.append(ready)
+    ledger.ends.append(ledger.kernels)

@@ -45,15 +45,16 @@ class StageConfig:
     `fade_passes` for `images` and `fade`: passes over the training images, as published."""
     batch: Annotated[int, Field(gt=0)]
     """Images of one step, over all processes."""
-    micro_batch: Annotated[int, Field(gt=0)]
-    """Images in one forward pass of one process. batch / micro_batch is the largest number of
-    processes; all smaller divisors of it compute the same but for the order of sums, and so not to
-    the last bit. Fewer images need less memory, and change random draws only. Decoded images are
-    kept until the decoder's update: a step of 16 images at 256x256 holds 9.5 GiB in one
-    micro-batch, 6.4 in two, 4.9 in four, 4.5 in eight (counted, bf16); 9.2, 4.9, 2.7 and 1.6
-    with objective.decoder_draws=fresh, which keeps none and changes the training."""
     lr: Annotated[float, Field(gt=0)]
     """Learning rate of both networks."""
+    micro_batch: Annotated[int, Field(gt=0)] | None = None
+    """Images in one forward pass of one process; null is the most that fit the memory at the first
+    start. config.yaml then has the number, and the run keeps it. batch / micro_batch is the largest
+    number of processes; all smaller divisors of it compute the same but for the order of sums, and
+    so not to the last bit. Fewer images need less memory, and change random draws only. Decoded
+    images are kept until the decoder's update: a step of 16 images at 256x256 holds 9.5 GiB in one
+    micro-batch, 6.4 in two, 4.9 in four, 4.5 in eight (counted, bf16); 9.2, 4.9, 2.7 and 1.6 with
+    objective.decoder_draws=fresh, which keeps none and changes the training."""
     fade: Images = 0
     """Images over which the resolution is faded in."""
     warmup: Images = 0
@@ -69,7 +70,7 @@ class StageConfig:
 
     @model_validator(mode="after")
     def _divides(self):
-        if self.batch % self.micro_batch:
+        if self.micro_batch and self.batch % self.micro_batch:
             raise ValueError(f"micro_batch {self.micro_batch} does not divide batch {self.batch}")
         if self.images % self.batch:
             raise ValueError(f"batch {self.batch} does not divide images {self.images}")
@@ -174,7 +175,7 @@ class Config:
                     f"fade in: fade should be 0"
                 )
         for stage in self.stages:
-            if self.shape.WHOLE_BATCHES and stage.micro_batch != stage.batch:
+            if self.shape.WHOLE_BATCHES and stage.micro_batch not in (None, stage.batch):
                 raise ValueError(
                     f"micro_batch {stage.micro_batch} should be the batch, {stage.batch}, and one "
                     f"process train: {self.shape.WHOLE_BATCHES}"
@@ -200,7 +201,9 @@ class Config:
             first, last = last, last + stage.images
             if last <= begin or (end is not None and first >= end):
                 continue
-            micro_batches = stage.batch // stage.micro_batch
+            micro_batches = stage.batch // (stage.micro_batch or 1)
+            if self.shape.WHOLE_BATCHES:
+                micro_batches = 1
             if micro_batches % world:
                 raise ValueError(
                     f"{world} processes cannot share the {micro_batches} micro-batches of a step "

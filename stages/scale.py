@@ -49,16 +49,18 @@ def scaled(content: dict[str, Any]) -> dict[str, Any]:
         smallest = min(stage["batch"] for stage in stages)
         content["stages"] = [_stage(stage, scale, smallest, engine) for stage in stages]
     except (TypeError, KeyError) as error:
-        raise ConfigError(f"scale needs stages with batch, micro_batch and lr: {error}") from None
+        raise ConfigError(f"scale needs stages with batch and lr: {error}") from None
     return content
 
 
 def _stage(stage: dict[str, Any], scale: int, smallest: int, engine: dict[str, Any]) -> dict:
     batch = max(stage["batch"], smallest * scale)
-    k, shares = batch / stage["batch"], scale * (stage["batch"] // stage["micro_batch"])
-    if batch % shares:
-        raise ConfigError(f"scale {scale}: {shares} processes cannot share a batch of {batch}")
-    grown = dict(stage, batch=batch, micro_batch=min(stage["micro_batch"], batch // shares))
+    k, grown = batch / stage["batch"], dict(stage, batch=batch)
+    if stage.get("micro_batch") is not None:
+        shares = scale * (stage["batch"] // stage["micro_batch"])
+        if batch % shares:
+            raise ConfigError(f"scale {scale}: {shares} processes cannot share a batch of {batch}")
+        grown["micro_batch"] = min(stage["micro_batch"], batch // shares)
     if "images" in stage:
         grown["images"] = max(1, round(stage["images"] / batch)) * batch
     if k > 1:

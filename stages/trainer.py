@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dataprep.manifest import Manifest
 from pipeline import model, networks, processes, section
+from pipeline.config import ConfigError
 from pipeline.data.loaders import drawn_images
 from pipeline.data.verify import verify
 from pipeline.metrics.evaluation import Evaluation, metric_name
@@ -45,6 +46,8 @@ def train(config: Config, folder: Path, branch: str | None = None, until: int | 
     newest whole checkpoint, with any number of processes; with the same number to the same bits.
     `branch` is as of `plan.branch`, where the training itself has to branch off.
     """
+    if any(stage.micro_batch is None for stage in config.stages):
+        raise ConfigError("a stage has no micro_batch: launch/memory.py gives it one")
     device = processes.start(config.faults.long_timeout, dumps=folder / WATCHED)
     if branch is not None:
         config = branched(config, folder, branch, device)

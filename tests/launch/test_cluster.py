@@ -88,7 +88,7 @@ def test_nodes_that_differ_or_have_no_gpus_are_told_of(tmp_path, monkeypatch):
         (tmp_path / "sinfo").chmod(0o755)
         assert said in node_resources(None).unused
     (tmp_path / "sinfo").write_text(f"#!/bin/sh\necho '{rows[0]}'\n")
-    assert node_resources(None) == (8, 128, 2880, None)
+    assert node_resources(None) == (8, 128, 2880, None, "gpu:a100:8")
 
 
 def test_what_a_job_waits_for_is_said_with_what_helps(program, tmp_path, monkeypatch, capsys):
