@@ -119,11 +119,11 @@ def _wait(children: dict[int, tuple], number: int, store: Store) -> dict[int, An
     outcomes: dict[int, Any] = {}
     deadline = math.inf
     while len(outcomes) < len(children):
-        left: dict[Any, int] = {
-            p: rank for rank, (_, p) in children.items() if rank not in outcomes
-        }
-        for pipe in connection.wait(list(left), timeout=1.0):
-            rank = left[pipe]
+        left = {p: rank for rank, (_, p) in children.items() if rank not in outcomes}
+        ready = connection.wait(list(left), timeout=1.0)
+        for pipe, rank in left.items():
+            if pipe not in ready:
+                continue
             try:
                 outcomes[rank] = pipe.recv()
             except EOFError:
