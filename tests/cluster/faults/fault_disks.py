@@ -238,7 +238,8 @@ def test_nan_from_a_step_on(fault, local, inject):
     assert training.end() == 1
     training.env = {}
     training.start()
-    fault.completes(training)
+    assert training.end() == 0 and training.weights()
+    fault.not_compared(training, "steps fewer: some were left out before a checkpoint")
 
 
 @pytest.mark.slurm
