@@ -16,6 +16,7 @@ from pipeline.config import ConfigError, parse, plain
 from pipeline.config import read as read_config
 from pipeline.metrics.evaluation import check_images, find_extractor
 from pipeline.metrics.features import FeaturesError
+from pipeline.records.checkpoints import CheckpointError
 from stages import passes, plan, schedule
 from stages.config import Config
 from stages.scale import scaled
@@ -101,6 +102,11 @@ def at_least(least: int) -> Callable[[str], int]:
 
 def read(arguments: argparse.Namespace) -> tuple[Config, Path]:
     """The configuration and the folder of the run."""
+    if arguments.init and arguments.branch:
+        raise ConfigError(
+            "--branch continues a run with all its state, --init begins anew with the weights of "
+            "a model: give one of them"
+        )
     named = CONFIGS / f"{arguments.config}.yaml"
     overrides = list(arguments.overrides)
     if arguments.init:
@@ -160,7 +166,15 @@ def with_history(
         return config  # `check` has said that the data could not be read
     if branch and not dry_run:
         plan.branch(branch, folder)
-    config = plan.continued(config, folder, digest, replan or bool(branch))
+    elif branch and not plan.position(folder):
+        print(f"# branches off {plan.branch_point(branch)[1]}", flush=True)
+    config = plan.continued(config, folder, digest, replan)
+    try:
+        config = plan.begun_with(config, folder)
+    except CheckpointError as error:
+        if not dry_run:
+            raise ConfigError(str(error)) from None
+        print(f"# the weights of init: {error}")
     for change in config.history:
         lines = "".join(f"\n#   {line}" for line in change.changes)
         print(f"# from image {change.images:,} on:{lines}", flush=True)
@@ -175,18 +189,18 @@ def with_history(
     return config
 
 
-def usable_gpus(config: Config, nodes: int, gpus: int) -> int:
-    """The most GPUs of a node that divide every stage's batch; prints it where some stay idle."""
-    count = most_gpus(config, nodes, gpus)
+def usable_gpus(config: Config, nodes: int, gpus: int) -> tuple[int, str | None]:
+    """The most GPUs of a node that divide every stage's batch; a line to print where some idle."""
+    count, line = most_gpus(config, nodes, gpus), None
     if 0 < count < gpus:
         used, fewer = nodes * count, -(-nodes * count // gpus)
-        print(
+        line = (
             f"the batches of {config.name} can be shared by {used} of {nodes * gpus} GPUs: "
             f"{count} of the {gpus} GPUs of each node are asked for. For all of them, larger "
             f"batches: a -32gpu configuration or scale=N (stages/scale.py says what follows)"
             + (f"; --nodes {fewer} has as many, closer together" if fewer < nodes else "")
         )
-    return count or min(gpus, 1)
+    return count or min(gpus, 1), line
 
 
 def most_gpus(config: Config, nodes: int, gpus: int) -> int:

@@ -13,6 +13,7 @@ import submitit
 import torch
 import torch.distributed as dist
 
+from launch import failure
 from launch.requeue import LOST, OWN_ERROR, own_error
 from stages.config import Config
 from stages.trainer import train
@@ -44,6 +45,8 @@ class Training:
         os.chdir(self.directory)
         place = submitit.helpers.TorchDistributedEnvironment()
         place.export(set_cuda_visible_devices=False, overwrite=True)
+        if place.rank == 0:
+            failure.clear(self.folder)
         try:
             self.check_gpus()
             stopped_by = train(self.config, self.folder, self.branch, self.until)
@@ -54,6 +57,7 @@ class Training:
                 # Where it was lost by an error of its own, that one's status comes first.
                 time.sleep(PATIENCE)
                 leave(LOST)
+            failure.keep(self.folder, error)
             # A full disk, or another task has written its error.
             with contextlib.suppress(OSError), own_error(self.folder).open("x") as file:
                 file.write(f"{type(error).__name__}: {' '.join(str(error).split())}"[:2000])

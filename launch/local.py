@@ -11,14 +11,13 @@ import os
 import shutil
 import signal
 import sys
-from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import multiprocessing
 
-from launch import arguments, memory, rehearse, sweep
+from launch import arguments, failure, memory, rehearse, sweep, sweep_local
 from launch import check as checks
 from launch.keys import print_keys
 from pipeline import processes
@@ -29,9 +28,14 @@ from stages.health import DivergedError, OutOfMemoryError
 from stages.run_folder import LostRunError
 from stages.trainer import train
 
+
+class ChildError(Exception):
+    """The error of a child process that the user can fix."""
+
+
 ERRORS = (
     *arguments.USER_ERRORS, CheckpointError, TrackingError, DivergedError, OutOfMemoryError,
-    LostRunError,
+    LostRunError, ChildError,
 )  # fmt: skip
 
 
@@ -49,10 +53,12 @@ def main() -> None:
             print_keys(Config, args.keys)
             return
         if args.sweep:
-            sys.exit(train_sweep(args))
+            sys.exit(sweep_local.train(args))
         config, folder = arguments.read(args)
-        gpus = torch.cuda.device_count()
-        count = args.processes or max(1, arguments.usable_gpus(config, 1, gpus))
+        usable, line = arguments.usable_gpus(config, 1, torch.cuda.device_count())
+        if line and not args.processes:
+            print(line, flush=True)
+        count = args.processes or max(1, usable)
         config, sizes = memory.sized(config, folder, count, memory.here(count), args.branch)
         for line in sizes + arguments.check(config, count, args.dry_run):
             print(f"# {line}", flush=True)
@@ -63,38 +69,22 @@ def main() -> None:
         if args.dry_run:
             print(f"# {count} processes, run in {folder}\n{arguments.as_yaml(config)}", end="")
             return
-        status = (
-            train_here(config, folder)
-            if count == 1
-            else run_in_children(train_here, config, folder, count)
-        )
+        status = start(config, folder, count)
     except ERRORS as error:
         arguments.exit_with_error(error)
     sys.exit(status)
 
 
-def train_sweep(args: Namespace) -> int:
-    """Trains all points of a sweep, one after another; returns the exit status."""
-    todo = sweep.read(args)
-    print(todo.tree(), flush=True)
-    gpus = torch.cuda.device_count()
-    trainings = [todo.shared] if todo.shared else []
-    status = 0
-    for point in [*trainings, *todo.points]:
-        count = args.processes or max(1, arguments.usable_gpus(point.config, 1, gpus))
-        card, branch = memory.here(count), None if point is todo.shared else todo.branch
-        config, sizes = memory.sized(point.config, point.folder, count, card, branch)
-        for line in sizes + arguments.check(config, count, args.dry_run):
-            print(f"# {line}", flush=True)
-        if args.dry_run or point.finished:
-            continue
-        print(f"\n== {point.name}", flush=True)
-        config = arguments.with_history(config, point.folder, branch, replan=True)
-        ended = run_in_children(train_here, config, point.folder, count)
-        if ended and (point is todo.shared or ended > 128):  # a signal stops the sweep
-            return ended
-        status = status or ended
-    return status
+def start(config: Config, folder: Path, count: int) -> int:
+    """Trains in `count` processes; returns the exit status. ERRORS, which the folder keeps."""
+    failure.clear(folder)
+    try:
+        if count == 1:
+            return train_here(config, folder)
+        return run_in_children(train_here, config, folder, count)
+    except ERRORS as error:
+        failure.keep(folder, error)
+        raise
 
 
 def try_here(config: Config, folder: Path, count: int, check: bool) -> int:
@@ -148,7 +138,7 @@ def run_in_children(
             pass
     except multiprocessing.ProcessExitedException as error:
         if not errors.empty():
-            arguments.exit_with_error(errors.get())
+            raise ChildError(errors.get()) from None
         if error.exit_code > 0:
             return error.exit_code
         print(f"process {error.error_index} was killed: {error.signal_name}", file=sys.stderr)

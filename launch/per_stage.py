@@ -58,7 +58,7 @@ def submit(args: Namespace, config: Config, folder: Path) -> list[str]:
     if not queued:
         config = arguments.with_history(config, folder, args.branch, args.replan, args.dry_run)
         if not args.dry_run:
-            submission.snapshot(folder)
+            submission.snapshot(submission.code_folder(folder))
     if len({one.nodes * one.tasks for one in asked}) > 1:
         print(
             "# the number of processes changes: the training continues, but its weights differ in "

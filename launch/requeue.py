@@ -40,7 +40,7 @@ def settle(folder: Path, status: int, exclude: bool = False) -> int:
 
     With `exclude`, the job does not run again on a node that hung or was lost.
     """
-    job, restarts = os.environ["SLURM_JOB_ID"], os.environ.get("SLURM_RESTART_COUNT", "0")
+    job, restarts = job_id(), os.environ.get("SLURM_RESTART_COUNT", "0")
     if 128 < status <= 128 + signal.NSIG:
         if own_error(folder).exists():
             status = OWN_ERROR
@@ -106,9 +106,15 @@ def value_of(key: str, shown: str) -> str:
     return "" if found is None or found[1] == "(null)" else found[1]
 
 
+def job_id() -> str:
+    """This job's id. One task of an array has the array's number, which would mean all tasks."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
+
+
 def own_error(folder: Path) -> Path:
     """Where a task of this attempt of this job writes the error of its own that ended it."""
-    job, restarts = os.environ["SLURM_JOB_ID"], os.environ.get("SLURM_RESTART_COUNT", "0")
+    job, restarts = job_id(), os.environ.get("SLURM_RESTART_COUNT", "0")
     return folder / "slurm" / f"error-{job}-{restarts}"
 
 
@@ -124,7 +130,7 @@ def reason(folder: Path, status: int) -> str:
         with contextlib.suppress(OSError):
             return own_error(folder).read_text() or MEANING[OWN_ERROR]
     if 128 < status <= 128 + signal.NSIG:
-        log = f"{os.environ['SLURM_JOB_ID']}_0_log.err"
+        log = f"{job_id()}_0_log.err"
         return f"a process died (which, and of what: `srun: error:` in {log})"
     return MEANING.get(status, f"a process ended with status {status}")
 

@@ -10,16 +10,12 @@ resumes the training.
 
 import sys
 from argparse import Namespace
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 
-from filelock import FileLock
-
-from launch import arguments, per_stage, sbatch, submission, sweep, trial, watch
+from launch import arguments, per_stage, sbatch, submission, sweep, sweep_slurm, trial, watch
 from launch.job import Training
 from launch.keys import print_keys
-from pipeline.config import ConfigError
 from pipeline.records.tracking import store
 from stages.config import Config
 
@@ -50,7 +46,7 @@ def main() -> None:
             print_keys(Config, args.keys)
             return
         per_stage.check_arguments(args)
-        submit_sweep(args) if args.sweep else start(args)
+        sweep_slurm.submit(args) if args.sweep else start(args)
     except arguments.USER_ERRORS as error:
         arguments.exit_with_error(error)
 
@@ -60,11 +56,11 @@ def start(args: Namespace) -> None:
     config, folder = arguments.read(args)
     if args.check or args.rehearse:
         sys.exit(trial.submit(args, config, folder))
-    with nullcontext() if args.dry_run else alone(folder):
+    with nullcontext() if args.dry_run else submission.alone(folder):
         if args.per_stage:
             jobs = per_stage.submit(args, config, folder)
         else:
-            job = submit(args, config, folder, args.branch)
+            job = submit(args, config, folder)
             jobs = [job] if job else []
     if jobs and not args.dry_run:
         print_where(config, folder, jobs)
@@ -73,51 +69,14 @@ def start(args: Namespace) -> None:
             sys.exit(status)
 
 
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Of two commands given at once, one waits here, and then finds the job of the other."""
-    try:
-        (folder / "slurm").mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / "slurm" / "lock")
-        lock.acquire()
-    except OSError as error:
-        raise ConfigError(f"{folder} cannot be written ({error.strerror or error})") from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def submit_sweep(args: Namespace) -> None:
-    """Submits a job for each unfinished point of a sweep; points wait for the part they share."""
-    if args.follow:
-        raise ConfigError("--sweep submits several jobs: --follow is for one")
-    found, after = sweep.read(args), None
-    print(found.tree(), flush=True)
-    if found.shared and not found.shared.finished:
-        after = submit(args, found.shared.config, found.shared.folder, None)
-        print_where(found.shared.config, found.shared.folder, [after] if after else [])
-    for point in found.points:
-        if not point.finished:
-            print(f"\n== {point.name}", flush=True)
-            job = submit(args, point.config, point.folder, found.branch, after)
-            print_where(point.config, point.folder, [job] if job else [])
-
-
-def submit(
-    args: Namespace, config: Config, folder: Path, branch: str | None, after: str | None = None
-) -> str | None:
-    """Submits a training, unless its job is in the queue; the job's id, None in a dry run.
-
-    `branch` is as of `plan.branch`; with `after`, the job starts when that job has succeeded, and
-    branches off then.
-    """
-    asked = submission.resources(args, config, args.nodes, folder, branch)
+def submit(args: Namespace, config: Config, folder: Path) -> str | None:
+    """Submits a training, unless its job is in the queue; the job's id, None in a dry run."""
+    asked = submission.resources(args, config, args.nodes, folder, args.branch)
     config = asked.config
     queued = {} if args.dry_run else submission.queued(folder)
-    if not queued and not after:  # the configuration of a job in the queue stays
-        config = arguments.with_history(config, folder, branch, args.replan, args.dry_run)
-    made = submission.executor(args, config, folder, asked, **submission.after(after))
+    if not queued:  # the configuration of a job in the queue stays
+        config = arguments.with_history(config, folder, args.branch, args.replan, args.dry_run)
+    made = submission.executor(args, config, folder, asked, **submission.after(None))
     for line in asked.notes:
         print(f"# {line}")
     if args.dry_run:
@@ -126,16 +85,14 @@ def submit(
         return None
     if queued:
         return next(iter(queued.values()))
-    submission.snapshot(folder)
-    job = submission.send(made, Training(config, folder, asked.gpus, branch))
+    submission.snapshot(submission.code_folder(folder))
+    job = submission.send(made, Training(config, folder, asked.gpus))
     submission.record(folder, {None: job})
     print(f"submitted job {job}: {asked.nodes} nodes, {asked.tasks} processes on each")
     return job
 
 
 def print_where(config: Config, folder: Path, jobs: list[str]) -> None:
-    if not jobs:
-        return
     outputs = " ".join(str(submission.log_path(folder, job)) for job in jobs)
     print(
         f"run      {folder}\n"

@@ -4,10 +4,13 @@ import shlex
 import shutil
 import sys
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import submitit
+from filelock import FileLock
 from submitit.core.utils import FailedJobError
 
 from launch import arguments, cluster, memory, sbatch, watch
@@ -43,19 +46,20 @@ def resources(
 ) -> Resources:
     """The resources of a training of `config` in `folder` on `nodes` nodes. USER_ERRORS."""
     offered, guess = sbatch.offered(args)
-    asked = sbatch.gpus(sbatch.options(args)) if args.gpus_per_node is None else None
-    gpus = offered.gpus if args.gpus_per_node is None else args.gpus_per_node
-    if asked is not None:
-        gpus = asked
-    elif args.gpus_per_node is None:
-        gpus = arguments.usable_gpus(config, nodes, gpus)
+    gpus, idle = args.gpus_per_node, None
+    if gpus is None:
+        gpus = sbatch.gpus(sbatch.options(args))
+    if gpus is None:
+        gpus, idle = arguments.usable_gpus(config, nodes, offered.gpus)
+    if idle and not args.mem:
+        idle += ". Other jobs can use the rest of a node if --mem leaves memory for them"
     world = nodes * max(1, gpus)
     gres = str(sbatch.options(args).get("gres") or offered.gres)
     card = memory.of_nodes(args.gpu_memory, gres, gpus)
     config, sizes = memory.sized(config, folder, world, card, branch)
     announcements = sizes + arguments.check(config, world, args.dry_run)
     unused = offered.unused if args.gpus_per_node is None else None
-    notes = [line for line in [guess, *announcements, unused] if line]
+    notes = [line for line in [guess, *announcements, unused, idle] if line]
     return Resources(nodes, gpus, offered, notes, config)
 
 
@@ -66,6 +70,31 @@ def executor(
     made = submitit.AutoExecutor(folder / "slurm", cluster="slurm", slurm_max_num_timeout=10_000)
     made.update_parameters(**parameters(args, config, folder, asked, options))
     return made
+
+
+def array(
+    args: Namespace, config: Config, folder: Path, asked: Resources, code: Path, runs: list[Path],
+    job: str | None,
+) -> submitit.AutoExecutor:  # fmt: skip
+    """submitit's executor for an array of trainings in the folders `runs`, after `job` if given.
+
+    Their output is in `folder`, the copy of their code in `code`; `config` gives the job's name.
+    """
+    made = executor(args, config, folder, asked, **(after(job) | {"chdir": code}))
+    run = '"${runs[${SLURM_ARRAY_TASK_ID:-0}]}"'
+    made.update_parameters(
+        slurm_array_parallelism=args.at_once or len(runs),
+        slurm_setup=[*sbatch.setup(args), f"runs=({shlex.join(map(str, runs))})"],
+        slurm_teardown=teardown(args, run),
+    )
+    return made
+
+
+def teardown(args: Namespace, run: str) -> list[str]:
+    """Lines that requeue a job or not; `run` is the run's folder, for the shell."""
+    requeue = f"{shlex.quote(sys.executable)} -m launch.requeue {run} $status"
+    requeue += " --exclude-failed" * args.exclude_failed
+    return [f"status=$?; [ $status = 0 ] || {requeue}", "exit $?"]
 
 
 def parameters(
@@ -85,7 +114,9 @@ def parameters(
         "name": config.name,
         "nodes": asked.nodes,
         "tasks_per_node": asked.tasks,
-        "cpus_per_task": args.cpus or max(1, asked.offered.cpus // asked.tasks),
+        # The other GPUs of a node, which other jobs may use, keep their share of its processors.
+        "cpus_per_task": args.cpus
+        or max(1, asked.offered.cpus // max(asked.tasks, asked.offered.gpus)),
         "timeout_min": cluster.minutes_of(args.time) if args.time else asked.offered.minutes,
         "slurm_signal_delay_s": SIGNAL_SECONDS,
         "slurm_srun_args": ["--cpu-bind=none", "--kill-on-bad-exit=1"],
@@ -95,13 +126,7 @@ def parameters(
         "slurm_mem": args.mem,
     }  # fmt: skip
     if options.get("requeue"):
-        wanted["slurm_teardown"] = [
-            f"status=$?; [ $status = 0 ] || "
-            f"{shlex.quote(sys.executable)} -m launch.requeue .. $status"
-            + " --exclude-failed"
-            * args.exclude_failed,
-            "exit $?",
-        ]
+        wanted["slurm_teardown"] = teardown(args, "..")
     if args.env or args.setup:
         wanted["slurm_setup"] = sbatch.setup(args)
     if asked.gpus and sbatch.gpus(sbatch.options(args)) is None:
@@ -111,18 +136,44 @@ def parameters(
     return {name: value for name, value in wanted.items() if value is not None}
 
 
-def script(made: submitit.AutoExecutor) -> str:
-    """The script that would be submitted."""
+def script(made: submitit.AutoExecutor, tasks: int = 1) -> str:
+    """The script that would be submitted; of an array, with several tasks."""
     plugin: Any = made._executor
+    if tasks > 1:
+        plugin.parameters["map_count"] = tasks
     return plugin._make_submission_file_text("python ...", "dry-run")
 
 
 def send(made: submitit.AutoExecutor, program: Any) -> str:
     """Submits a job that calls `program` in each task; its id. ConfigError."""
+    return send_all(made, [program])[0]
+
+
+def send_all(made: submitit.AutoExecutor, programs: list[Any]) -> list[str]:
+    """Submits a job, or an array of several; ids of the jobs. ConfigError."""
     try:
-        return made.submit(program).job_id
+        if len(programs) == 1:
+            return [made.submit(programs[0]).job_id]
+        with made.batch():
+            jobs = [made.submit(program) for program in programs]
+        return [job.job_id for job in jobs]
     except FailedJobError as error:
         raise ConfigError(f"SLURM takes no such job: {error}") from None
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Of two commands given at once, one waits here, and then finds the job of the other."""
+    try:
+        (folder / "slurm").mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / "slurm" / "lock")
+        lock.acquire()
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be written ({error.strerror or error})") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def after(job: str | None) -> dict[str, Any]:
@@ -134,6 +185,7 @@ def after(job: str | None) -> dict[str, Any]:
 
 def record(folder: Path, jobs: dict[int | None, str]) -> None:
     """Keeps the ids of a run's jobs: by stage, or that of the whole training under None."""
+    (folder / "slurm").mkdir(parents=True, exist_ok=True)
     lines = [job if stage is None else f"{job} {stage}" for stage, job in jobs.items()]
     (folder / "slurm" / "job").write_text("\n".join(lines))
 
@@ -158,13 +210,13 @@ def code_folder(folder: Path) -> Path:
     return folder / "code"
 
 
-def snapshot(folder: Path) -> None:
-    """Copies the code into the run's folder: edits do not reach a job that starts later."""
+def snapshot(code: Path) -> None:
+    """Copies the code to the folder `code`: edits do not reach a job that starts later."""
     here, ignore = Path(__file__).resolve().parent.parent, shutil.ignore_patterns("__pycache__")
     for package in PACKAGES:
-        shutil.rmtree(code_folder(folder) / package, ignore_errors=True)
-        shutil.copytree(here / package, code_folder(folder) / package, ignore=ignore)
-    (code_folder(folder) / VERSION).write_text(version() or "unknown")
+        shutil.rmtree(code / package, ignore_errors=True)
+        shutil.copytree(here / package, code / package, ignore=ignore)
+    (code / VERSION).write_text(version() or "unknown")
 
 
 def log_path(folder: Path, job: str) -> Path:

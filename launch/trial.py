@@ -44,7 +44,7 @@ def submit(args: Namespace, config: Config, run: Path) -> int:
     folder = arguments.trial_folder(run, args)
     for line in asked.notes:
         print(f"# {line}")
-    submission.snapshot(folder)
+    submission.snapshot(submission.code_folder(folder))
     made = submission.executor(args, config, folder, asked, **{"no-requeue": True})
     job = submission.send(made, Trial(config, folder, asked.nodes, asked.gpus, args.check))
     print(f"submitted job {job}: {asked.nodes} nodes, {asked.tasks} processes on each", flush=True)

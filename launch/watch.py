@@ -86,15 +86,19 @@ def follow(path: Path, job: str) -> int:
 
 def end(folder: Path, job: str) -> int:
     """Prints the final state of a job that has left the queue; returns 0 if it completed."""
+    state = outcome(job)
+    errors = "" if state == "COMPLETED" else f"; errors are in {folder}/{job}_*"
+    print(f"job {job}: {state}{errors}")
+    return 1 if errors else 0
+
+
+def outcome(job: str) -> str:
+    """The final state of a job that has left the queue, with its meaning if known. ConfigError."""
     command = ("sacct", "--noheader", "-X", "--parsable2", "-o", "State,ExitCode", "-j", job)
     state, _, status = (cluster.run_client(*command).split("\n")[0] or "left the queue|").partition(
         "|"
     )
-    if state == "COMPLETED":
-        print(f"job {job}: {state}")
-        return 0
     number = status.partition(":")[0]
     # sacct subtracts 128 from a status above 128.
     meaning = MEANING.get(int(number) + 128, "") if number.isdigit() else ""
-    print(f"job {job}: {state}{f' ({meaning})' if meaning else ''}; errors are in {folder}/{job}_*")
-    return 1
+    return f"{state} ({meaning})" if meaning and state != "COMPLETED" else state

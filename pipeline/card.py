@@ -64,6 +64,9 @@ def facts(about: dict[str, Any]) -> list[tuple[str, str]]:
         found.append(("objective", said))
     if config.get("init"):
         found.append(("weights at the start", str(config["init"])))
+    if origin := config.get("origin"):
+        at = f" at {origin['images']:,} images" if origin.get("images") else ""
+        found.append(("begun with", f"{Path(origin['run']).name}{at}, `{origin['checkpoint']}`"))
     for change in config.get("history") or []:
         found.append((f"from image {change['images']:,}", "; ".join(change["changes"])))
     if converted := about.get("converted"):

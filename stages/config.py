@@ -108,16 +108,22 @@ class Change:
 
 @dataclass(frozen=True, config=STRICT)
 class Origin:
-    """The checkpoint of another run at which a training branched off."""
+    """The checkpoint with which a training began: by branching off another run, or of `init`."""
 
     run: str
-    """Its folder."""
-    images: Annotated[int, Field(gt=0)]
-    """Images seen at that checkpoint."""
+    """The folder of its run; of a model, its own."""
+    images: Images | None
+    """Images seen at that checkpoint; null if unknown, as of published files."""
     checkpoint: str
     """sha256 of its checkpoint.json, which has the sha256 of the rest."""
+    weights_only: bool = False
+    """Whether only weights and averages came from it, at image 0 (`init`)."""
+    dataset: str | None = None
+    """Digest of the data set that it was trained on, where it has one."""
     mlflow_run: str | None = None
     """Id of that training's MLflow run, where it has one."""
+    mlflow_experiment: str | None = None
+    """Id of its experiment."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -152,7 +158,7 @@ class Config:
     history: list[Change] = Field(default_factory=list)
     """How the configuration came about; written by the training (`--replan`)."""
     origin: Origin | None = None
-    """Where the training branched off; written by the training (`--branch`)."""
+    """Where the training began; written by the training (`--branch`, `--init`)."""
 
     @model_validator(mode="after")
     def _grows(self):

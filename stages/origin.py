@@ -10,6 +10,7 @@ import torch
 
 from dataprep.manifest import Manifest
 from pipeline import processes
+from pipeline.records.store import DESCRIPTION
 from stages.config import Config
 
 VERSION = "version.txt"  # beside a copy of the code
@@ -40,18 +41,27 @@ def program() -> str:
 
 
 def lineage(config: Config) -> dict[str, str]:
-    """The origin of a training's weights: the checkpoint of another run, or a model."""
+    """Where a training's weights come from, as tags, and as a description with a link."""
     found = {"init": config.init} if config.init else {}
     if config.sweep:
         found["sweep.id"] = config.sweep
     if parent := config.origin:
-        found |= {
-            "origin.run": parent.run,
-            "origin.images": str(parent.images),
-            "origin.checkpoint": parent.checkpoint,
+        values = {
+            "run": parent.run,
+            "images": parent.images,
+            "checkpoint": parent.checkpoint,
+            "dataset": parent.dataset,
+            "mlflow_run": parent.mlflow_run,
         }
-        if parent.mlflow_run:
-            found["origin.mlflow_run"] = parent.mlflow_run
+        found |= {f"origin.{key}": str(value) for key, value in values.items() if value is not None}
+        run = f"`{parent.run}`"
+        if parent.mlflow_run and parent.mlflow_experiment:
+            run = (
+                f"[{parent.run}](#/experiments/{parent.mlflow_experiment}/runs/{parent.mlflow_run})"
+            )
+        at = "" if parent.images is None else f" at {parent.images:,} images"
+        how = "Began with the weights of" if parent.weights_only else "Branched off"
+        found[DESCRIPTION] = f"{how} {run}{at}."
     for change in config.history:
         found[f"changed.{change.images:09}"] = "; ".join(change.changes)
     return found
@@ -76,7 +86,10 @@ def tags(manifest: Manifest) -> dict[str, str]:
         found["mlflow.source.git.commit"] = commit
     if job:
         found["slurm.restarts"] = os.environ.get("SLURM_RESTART_COUNT", "0")
-        for name in ("job_id", "job_name", "job_nodelist", "job_partition", "gpus_on_node"):
+        found["slurm.job_id"] = job
+        if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
+            found["slurm.job_id"] = f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID')}"
+        for name in ("job_name", "job_nodelist", "job_partition", "gpus_on_node"):
             if value := os.environ.get(f"SLURM_{name.upper()}"):
                 found[f"slurm.{name}"] = value
     return found

@@ -7,6 +7,7 @@ weights, bit for bit.
 """
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +16,13 @@ from typing import Any
 import torch
 import yaml
 
-from pipeline import networks
+from pipeline import model, networks
 from pipeline.config import ConfigError, flat, parse, plain
 from pipeline.records import checkpoints
+from pipeline.records.checkpoints import CheckpointError
 from pipeline.records.files import sha256, whole
 from stages import schedule
-from stages.config import Change, Config, Origin
+from stages.config import Change, Config, Origin, StageConfig
 
 # Prefixes of keys that may differ when a training is resumed: they do not change what is computed.
 FREE = (
@@ -31,12 +33,14 @@ FREE = (
 
 
 def parts(config: Config) -> list[tuple[Config, int]]:
-    """The configurations of a training in order, each with the images seen at its end."""
-    content, end = plain(replace(config, history=[])), schedule.total(config)
+    """The configurations of a training in order, each with its history and the images seen at its
+    end."""
+    content, end = plain(config), schedule.total(config)
     found = []
     for change in reversed(config.history):
         found.append((parse(Config, content, "history"), end))
         content, end = content | change.was, change.images
+        content["history"] = content["history"][:-1]
     found.append((parse(Config, content, "history"), end))
     return found[::-1]
 
@@ -76,7 +80,8 @@ def continued(config: Config, folder: Path, digest: str, replan: bool) -> Config
     """`config` as the next configuration of the training in `folder`, with its history.
 
     `digest` is the dataset's. ConfigError if `config` computes something else and `replan` is
-    false, or if it contradicts the images that are trained already.
+    false, or if it contradicts the images that are trained already. A branch that has trained
+    nothing of its own needs no `replan`.
     """
     config = of_dataset(config, digest)
     known = read(folder)
@@ -86,8 +91,8 @@ def continued(config: Config, folder: Path, digest: str, replan: bool) -> Config
     if not compare(plain(known), plain(config)):
         return replace(config, history=known.history, origin=known.origin)
     images = position(folder)
-    if not images:
-        return replace(config, history=[], origin=known.origin)
+    if not images:  # nothing is trained
+        return replace(config, history=[], origin=None)
     in_force = next(part for part, end in parts(known) if end >= images)
     history = [change for change in known.history if change.images < images]
     old, new = plain(in_force), plain(config)
@@ -100,7 +105,13 @@ def continued(config: Config, folder: Path, digest: str, replan: bool) -> Config
             f"{folder} holds a training of {images:,} images by another configuration:\n{listed}\n"
             f"It cannot continue with this one: {contradiction}. Name another --output"
         )
-    if not replan:
+    if images >= schedule.total(config):
+        raise ConfigError(
+            f"{folder} has trained all its {images:,} images, by another configuration:\n{listed}\n"
+            f"Give a stage more images, or add one, for these changes to apply to; for a new "
+            f"training, add --output FOLDER"
+        )
+    if not replan and not is_new_branch(known, images):
         raise ConfigError(
             f"{folder} holds a training of {images:,} images by another configuration:\n{listed}\n"
             f"To continue with these changes from image {images:,}, add --replan; for a new "
@@ -112,6 +123,12 @@ def continued(config: Config, folder: Path, digest: str, replan: bool) -> Config
     was = {key: old[key] for key in old if key in sections}
     change = Change(images=images, changes=changes, was=was)
     return replace(config, history=[*history, change], origin=known.origin)
+
+
+def is_new_branch(config: Config, images: int) -> bool:
+    """Whether a training that branched off has trained nothing of its own at `images` images."""
+    origin = config.origin
+    return origin is not None and not origin.weights_only and images == origin.images
 
 
 def position(folder: Path) -> int:
@@ -142,7 +159,7 @@ def contradicts(old: Config, new: Config, images: int) -> str | None:
     return shape_conflict(old.shape, new.shape)
 
 
-def _trained(stage) -> dict:
+def _trained(stage: StageConfig) -> dict:
     return {key: value for key, value in plain(stage).items() if key != "every"}
 
 
@@ -182,6 +199,36 @@ def differing(old: dict, new: dict) -> dict[str, tuple]:
     }
 
 
+def agreement(one: Config, other: Config) -> int:
+    """The images up to which two configurations compute the same.
+
+    The end of a stage, or of the shorter of two that differ in their images alone.
+    """
+    if differing(_outside_stages(one), _outside_stages(other)):
+        return 0
+    seen = 0
+    for first, second in zip(one.stages, other.stages):
+        if _settings(one, first, seen) != _settings(other, second, seen):
+            break
+        seen += min(first.images, second.images)
+        if first.images != second.images:
+            break
+    return seen
+
+
+def _outside_stages(config: Config) -> dict:
+    content = plain(config)
+    return {k: v for k, v in content.items() if k not in ("stages", "objective", "vae_images")}
+
+
+def _settings(config: Config, stage: StageConfig, first: int) -> tuple:
+    """What a stage that begins at `first` images computes with, but for the number of images."""
+    content = {k: v for k, v in _trained(stage).items() if k not in ("images", "beta_neg")}
+    vae = max(0, min(config.vae_images - first, stage.images))
+    both = (schedule.objective_at(config, stage, images) for images in (first, first + vae))
+    return content, vae, *both
+
+
 def compare(old: dict, new: dict) -> list[str]:
     """The differences between two configurations as lines: "key was a, is b"."""
     found = differing(old, new).items()
@@ -199,36 +246,115 @@ def branch(parent: str, folder: Path) -> None:
     Copies the checkpoint, and the parent's configuration up to it. Does nothing if `folder` already
     is this branch. ConfigError.
     """
-    path, _, at = parent.partition("@")
-    run = Path(path).resolve()
+    run, images = _named(parent)
     known = read(folder)
-    if known is not None:
-        if known.origin is None or Path(known.origin.run) != run:
+    if known is not None and position(folder):
+        origin = known.origin
+        other = origin is None or origin.weights_only or Path(origin.run) != run
+        if other or images not in (None, origin.images):
             raise ConfigError(f"{folder} holds another training: name another --output")
         return
-    config, kept = read(run), checkpoints.newest_first(run / "checkpoints")
-    if config is None or not kept:
-        raise ConfigError(f"{run} is not the folder of a run with a checkpoint")
-    images = int(at.replace(",", "")) if at else int(kept[0].name)
-    chosen = checkpoints.path_of(run / "checkpoints", images)
-    if chosen not in kept:
-        there = ", ".join(f"{int(path.name):,}" for path in reversed(kept))
-        raise ConfigError(f"{run} keeps no checkpoint at {images:,} images; it has: {there}")
+    config, chosen = branch_point(parent)
+    images = int(chosen.name)
+    part = next(part for part, end in parts(config) if end >= images)
+    write(folder, replace(part, origin=origin_of(chosen)))
     target = checkpoints.path_of(folder / "checkpoints", images)
     target.parent.mkdir(parents=True, exist_ok=True)
     with whole(target) as beside:
         shutil.copytree(chosen, beside)
-    part = next(part for part, end in parts(config) if end >= images)
-    history = [change for change in config.history if change.images < images]
-    origin = Origin(
+        try:
+            checkpoints.load(beside)
+        except CheckpointError as error:
+            raise ConfigError(f"the copy of {chosen}: {error}; name another one") from None
+
+
+def branch_point(parent: str) -> tuple[Config, Path]:
+    """The configuration of RUN or RUN@IMAGES, and the checkpoint that is meant. ConfigError."""
+    run, images = _named(parent)
+    config, kept = read(run), checkpoints.newest_first(run / "checkpoints")
+    if config is None or not kept:
+        raise ConfigError(
+            f"{run} is not the folder of a run with a checkpoint. --branch RUN@IMAGES continues "
+            f"one; --init begins with the weights of a model"
+        )
+    chosen = kept[0] if images is None else checkpoints.path_of(run / "checkpoints", images)
+    if chosen not in kept:
+        there = ", ".join(f"{int(path.name):,}" for path in reversed(kept))
+        raise ConfigError(f"{run} keeps no checkpoint at {images:,} images; it has: {there}")
+    return config, chosen
+
+
+def _named(parent: str) -> tuple[Path, int | None]:
+    """The folder and the images of RUN or RUN@IMAGES."""
+    found = re.fullmatch(r"(.+)@(\d[\d,]*)", parent)
+    path, at = found.groups() if found else (parent, "")
+    return Path(path).resolve(), int(at.replace(",", "")) if at else None
+
+
+def origin_of(checkpoint: Path) -> Origin:
+    """The origin of a training that begins with this checkpoint, of a run or a model."""
+    about, run = checkpoints.read_about(checkpoint), checkpoint
+    if checkpoint.parent.name == "checkpoints":
+        run = checkpoint.parent.parent
+    known = _mlflow(run)
+    return Origin(
         run=str(run),
-        images=images,
-        checkpoint=sha256(chosen / "checkpoint.json"),
-        mlflow_run=_mlflow_run(run),
+        images=about.get("images"),
+        checkpoint=sha256(checkpoint / "checkpoint.json"),
+        dataset=about.get("dataset_digest"),
+        mlflow_run=known.get("parent"),
+        mlflow_experiment=known.get("experiment_id"),
     )
-    write(folder, replace(part, history=history, origin=origin))
 
 
-def _mlflow_run(run: Path) -> str | None:
+def begun_with(config: Config, folder: Path) -> Config:
+    """`config` with the origin of the weights of `init`, as the run in `folder` has recorded it.
+
+    CheckpointError if there is no model, or its weights do not fit.
+    """
+    if config.init is None or config.origin is not None:
+        return config
+    known = read(folder)
+    if known is not None and (known.origin or position(folder)):
+        return replace(config, origin=known.origin)
+    path = model.find(Path(config.init))
+    check_weights(path, config.shape)
+    return replace(config, origin=replace(origin_of(path), weights_only=True))
+
+
+def init_checkpoint(config: Config) -> Path | None:
+    """The checkpoint whose weights a training begins with; None without `init`. CheckpointError.
+
+    That which `origin` recorded, where it did (a branch has the origin of the branch instead).
+    """
+    if config.init is None:
+        return None
+    origin = config.origin
+    if origin is None or not origin.weights_only:
+        return model.find(Path(config.init))
+    kept = Path(origin.run) / "checkpoints" / f"{origin.images or 0:09}"
+    path = kept if kept.exists() else model.find(Path(config.init))
+    if sha256(path / "checkpoint.json") != origin.checkpoint:
+        raise CheckpointError(
+            f"{path} is not the checkpoint that the training began with: its checkpoint.json has "
+            f"not the sha256 {origin.checkpoint}"
+        )
+    return path
+
+
+def check_weights(path: Path, shape: networks.Shape) -> None:
+    """CheckpointError where the weights of the checkpoint `path` do not fit networks of `shape`."""
+    about = checkpoints.read_about(path)
+    given = model.shape_of(path, about)
+    if given.kind != shape.kind:
+        raise CheckpointError(
+            f"{path} does not fit the configuration: its networks are of shape.kind {given.kind}, "
+            f"not {shape.kind}"
+        )
+    if reason := shape_conflict(given, shape):
+        raise CheckpointError(f"{path} does not fit the configuration: {reason}")
+
+
+def _mlflow(run: Path) -> dict[str, str]:
     path = run / "mlflow.json"
-    return json.loads(path.read_text()).get("parent") if path.exists() else None
+    return json.loads(path.read_text()) if path.exists() else {}

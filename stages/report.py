@@ -3,6 +3,7 @@
 import contextlib
 import sys
 import time
+from dataclasses import replace
 
 import torch
 from tqdm import tqdm
@@ -36,7 +37,7 @@ class Report:
         tags = origin.tags(manifest) | origin.lineage(plan.read(folder.path) or config)
         self.tracking = Tracking(config.tracking, folder.path, config.name, tags)
         self.notify(self.tracking.where)
-        self.tracking.parameters(flat(plain(config)))
+        self.tracking.parameters(flat(plain(replace(config, history=[]))))
         self.tracking.dataset(names.dataset(manifest, "train"))
         with self.tolerating_full_disk("schedule.png"):
             plots.schedule(config, folder.pictures / "schedule.png")
@@ -74,7 +75,7 @@ class Report:
         for line in self.journal.lines:
             self.track(line, of_stage=line["resolution"] == side)
         if any(SECONDS in line and line["images"] == moment.last for line in self.journal.lines):
-            self.finish(moment)
+            self.finish(moment, again=True)
         self.start_clock(moment.first)
 
     def write(self, images: int, moment: schedule.Moment, values: dict[str, float]) -> None:
@@ -176,12 +177,15 @@ class Report:
         if images == moment.last:
             self.finish(moment)
 
-    def finish(self, moment: schedule.Moment) -> None:
-        """Writes the report of a finished stage, and logs its checkpoint as a model to MLflow."""
+    def finish(self, moment: schedule.Moment, again: bool = False) -> None:
+        """Writes the report of a finished stage, and logs its checkpoint as a model to MLflow.
+
+        `again` where it has been done, unless a kill came before.
+        """
         started, side = time.monotonic(), moment.stage.resolution
         path = self.folder.reports / f"stage-{side:03}.html"
         with self.tolerating_full_disk(path.name):
-            if not path.exists():
+            if not (again and path.exists()):  # a stage that was extended has an older one
                 text = page.of(
                     self.config, self.manifest, self.journal, moment, self.folder.pictures
                 )

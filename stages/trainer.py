@@ -13,7 +13,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor
 
 from dataprep.manifest import Manifest
-from pipeline import model, networks, processes, section
+from pipeline import networks, processes, section
 from pipeline.config import ConfigError
 from pipeline.data.loaders import drawn_images
 from pipeline.data.verify import verify
@@ -52,6 +52,7 @@ def train(config: Config, folder: Path, branch: str | None = None, until: int | 
     if branch is not None:
         config = branched(config, folder, branch, device)
     config = plan.of_dataset(config, Manifest.load(config.data.path).digest)
+    config = plan.begun_with(config, folder)
     if config.engine.precision == "auto":
         known = plan.read(folder)
         chosen = known.engine.precision if known else "auto"
@@ -129,9 +130,12 @@ class Trainer:
         self.open_report()
         status = "FAILED"
         try:
-            if self.report and self.images:  # what is due belongs to the stage that ended
+            # What is due belongs to the stage that ended; of a new branch, to the other run.
+            new_branch = plan.is_new_branch(self.config, self.images) and self.images < self.end
+            if self.report and self.images and not new_branch:
                 self.report.start_stage(schedule.at(self.config, self.images - 1))
-            self.run_due()
+            if not new_branch:
+                self.run_due()
             while self.images < self.end:
                 try:
                     self.step()
@@ -355,9 +359,9 @@ class Trainer:
 
     def begin(self) -> None:
         """Starts at image 0, with the weights and averages of `config.init` if it is set."""
-        if self.config.init is None:
+        path = plan.init_checkpoint(self.config)
+        if path is None:
             return
-        path = model.find(Path(self.config.init))
         about = checkpoints.read_about(path)
         weights, ema = (checkpoints.read_part(path, about, part) for part in ("weights", "ema"))
         self.load_weights(weights or ema, ema or weights, path)

@@ -31,6 +31,7 @@ from pipeline.records.mlflow_access import (
 
 PARENT = ""  # the training's run, among the stages' resolutions
 RECORD = "mlflow.json"
+DESCRIPTION = "mlflow.note.content"  # markdown; a user may edit it
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # or the UI hides the list of runs
 LONGEST = 6000  # characters of a parameter
 CUT = " ... (cut: config.yaml has all of it)"
@@ -102,7 +103,8 @@ class Store:
             known = self._unrecorded(run)
         if known and self._is_there(known):
             self.client.update_run(known, status="RUNNING")
-            self.client.log_batch(known, tags=[RunTag(k, v) for k, v in tags.items()])
+            new = [RunTag(k, v) for k, v in tags.items() if k != DESCRIPTION]
+            self.client.log_batch(known, tags=new)
             found = known
         else:
             if known:
@@ -175,11 +177,13 @@ class Store:
     ) -> None:
         """A checkpoint as a LoggedModel, by reference, with its metrics, linked to the data."""
         id, images = self._id(run), int(tags["images"])
-        if self.known["models"].get(run):
+        record = f"{run} at {images}"  # a stage may be extended
+        if self.known["models"].get(record):
             return
         experiment = self.client.get_run(id).info.experiment_id
         same = f"name = '{name}' AND source_run_id = '{id}'"
         found = self.client.search_logged_models([experiment], filter_string=same)
+        found = [m for m in found if m.tags.get("images") == str(images)]
         model = found[0] if found else self.client.create_logged_model(
             experiment, name=name, source_run_id=id, tags=tags, params=params,
             model_type="soft-introvae",
@@ -195,7 +199,7 @@ class Store:
         self.client.log_batch(id, metrics=points)
         self.client.finalize_logged_model(model.model_id, "READY")
         self.client.log_outputs(id, [LoggedModelOutput(model.model_id, images)])
-        self.known["models"][run] = model.model_id
+        self.known["models"][record] = model.model_id
         self._keep_record()
 
     def tag(self, run: str, key: str, value: str) -> None:

@@ -1,6 +1,7 @@
 """What SLURM says of itself, read; and what the launcher asks for because of it."""
 
 import os
+from argparse import Namespace
 
 import pytest
 
@@ -50,17 +51,14 @@ def test_what_is_no_time_is_named(time):
         minutes_of(time)
 
 
-def test_as_many_gpus_are_used_as_can_share_every_batch(capsys):
+def test_as_many_gpus_are_used_as_can_share_every_batch():
     config = parse(Config, tiny(ROOT), "tiny")  # four micro-batches to a step
-    assert arguments.usable_gpus(config, nodes=2, gpus=2) == 2
-    assert not capsys.readouterr().out
-    assert arguments.usable_gpus(config, nodes=2, gpus=8) == 2
-    assert (
-        "can be shared by 4 of 16 GPUs: 2 of the 8 GPUs of each node are asked for"
-        in capsys.readouterr().out
-    )
-    assert arguments.usable_gpus(config, nodes=1, gpus=3) == 2
-    assert arguments.usable_gpus(config, nodes=4, gpus=0) == 0
+    assert arguments.usable_gpus(config, nodes=2, gpus=2) == (2, None)
+    count, said = arguments.usable_gpus(config, nodes=2, gpus=8)
+    assert count == 2
+    assert "can be shared by 4 of 16 GPUs: 2 of the 8 GPUs of each node are asked for" in said
+    assert arguments.usable_gpus(config, nodes=1, gpus=3)[0] == 2
+    assert arguments.usable_gpus(config, nodes=4, gpus=0) == (0, None)
 
 
 @pytest.fixture
@@ -204,3 +202,23 @@ def test_a_controller_that_does_not_answer_is_not_the_end_of_a_job(tmp_path, mon
         else:
             with pytest.raises(ConfigError, match=r"squeue.*failed: .*timed out"):
                 job_state("7")
+
+
+@pytest.fixture
+def asked():
+    """The options of a job without any."""
+    names = (*submission.NAMED, "mem", "time", "cpus", "gpus_per_node", "gpu_memory")
+    return Namespace(**dict.fromkeys(names), sbatch=[], env=[], setup=[], dry_run=True)
+
+
+def test_two_trainings_that_use_half_the_gpus_fit_on_a_node(program, asked):
+    """Batches for four GPUs on nodes of eight: half of the processors, too."""
+    program("sinfo", "main*|gpu:8|64|infinite")
+    config = parse(Config, tiny(ROOT), "tiny")
+    for gpus in (4, 2):
+        found = submission.resources(asked, config, 1, ROOT)
+        wanted = submission.parameters(asked, config, ROOT, found, {})
+        assert (wanted["gpus_per_node"], wanted["tasks_per_node"]) == (gpus, gpus)
+        assert wanted["cpus_per_task"] == 8
+        assert any("shared by 4 of 8 GPUs" in line for line in found.notes) == (gpus == 4)
+        asked.gpus_per_node = 2

@@ -1,6 +1,7 @@
 """launch/slurm.py on four nodes: a training to its end, whatever happens to its processes."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,7 +10,9 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+import launch.slurm
 from launch.submission import snapshot
+from stages import plan
 from stages.origin import version
 from tests.cluster.tasks import tasks
 from tests.conftest import ROOT
@@ -50,7 +53,7 @@ def whole(config, slurm_cluster, tmp_path_factory) -> tuple[Path, str]:
 
 
 def test_the_copy_of_the_code_knows_its_commit(tmp_path):
-    snapshot(tmp_path)
+    snapshot(tmp_path / "code")
     copy = [sys.executable, "-c", "from stages.origin import version; print(version())"]
     run = subprocess.run(copy, cwd=tmp_path / "code", capture_output=True, text=True, check=True)
     assert run.stdout.strip() == (version() or "unknown")
@@ -182,26 +185,61 @@ def test_an_error_of_its_own_and_scancel_end_a_job(config, slurm_cluster, tmp_pa
     assert "requeued" not in (folder / "slurm" / f"{job}_0_log.out").read_text()
 
 
-def test_a_sweep_trains_the_shared_part_once_and_its_points_wait_for_it(
-    dataset, slurm_cluster, tmp_path
+def test_a_sweep_killed_in_its_shared_part_and_in_a_branch_trains_each_image_once(
+    dataset, slurm_cluster, tmp_path, monkeypatch, capsys
 ):
-    content = tiny(dataset)
-    content["stages"][0]["images"], content["stages"][1]["images"] = 64, 64
-    command = (
-        *("--config", write(content, tmp_path / "tiny.yaml"), "--output", tmp_path / "swept"),
-        *("--nodes", 2, "--sweep", "stages.1.lr=0.01,0.02"),
-    )
-    said = slurm(*command)
-    assert said.count("submitted job") == 3
-    assert slurm(*command).count("is already in the queue") == 3
-    points = {name: tmp_path / "swept" / name for name in ("lr=0.01", "lr=0.02")}
+    """One job and an array of three that waits for it; what was cancelled, the same command
+    continues."""
+    content = tiny(dataset, evaluation__samples=16)
+    content["every"] |= {"pictures": 0, "checkpoint": 0}
+    content["stages"][0]["images"], content["stages"][1]["images"] = 1600, 1600
+    swept = tmp_path / "swept"
+    command = ["launch/slurm.py", "--gpus-per-node", "0", "--output", swept]
+    command += ["--config", write(content, tmp_path / "tiny.yaml")]
+    command += ["--sweep", "stages.1.lr=0.01,0.02,0.005"]
+    monkeypatch.setattr(sys, "argv", list(map(str, command)))
+
+    def submit() -> str:
+        launch.slurm.main()
+        return capsys.readouterr().out
+
+    shared = swept / "shared-000001600"
+    points = [swept / name for name in ("lr=0.01", "lr=0.02", "lr=0.005")]
+
+    said = submit()
+    first, array = re.search(r"stop +scancel (\d+) (\d+)", said).groups()
+    jobs = [(folder / "slurm" / "job").read_text() for folder in points]
+    assert jobs == [f"{array}_{i}" for i in range(3)]
+    reasons = slurm_cluster.run("squeue", "--noheader", "-r", "-o", "%T %r", "-j", array)
+    assert reasons.splitlines() == ["PENDING Dependency"] * 3
+    wait_for_images(slurm_cluster, shared, 320)
+    slurm_cluster.run("scancel", first)
     slurm_cluster.wait_until(
-        lambda: all((f / "checkpoints" / "000000128").exists() for f in points.values()),
-        "the end of all points", 300,
-    )  # fmt: skip
-    shared = tmp_path / "swept" / "shared-000000064"
-    assert [images for images, _ in journal(shared, "rec")] == [16, 32, 48, 64]
-    for folder in points.values():
-        assert [images for images, _ in journal(folder, "rec")] == [80, 96, 112, 128]
-    assert final_weights(points["lr=0.01"], 128) != final_weights(points["lr=0.02"], 128)
-    assert "(finished)" in slurm(*command, "--dry-run")
+        lambda: not any(state(slurm_cluster, job) for job in (first, array)), "an end", 60
+    )
+    assert 320 <= plan.position(shared) < 1600
+
+    said = submit()
+    assert re.search(rf"shared to 1,600 images +\(at [\d,]+ images, job {first} CANCELLED", said)
+    killed = points[1]
+    others = [(folder / "slurm" / "job").read_text() for folder in points[::2]]
+    wait_for_images(slurm_cluster, killed, 1920)
+    slurm_cluster.run("scancel", (killed / "slurm" / "job").read_text())
+    slurm_cluster.wait_until(
+        lambda: not state(slurm_cluster, (killed / "slurm" / "job").read_text()), "an end", 60
+    )
+    assert 1920 <= plan.position(killed) < 3200
+
+    said = submit()
+    assert re.search(r"lr=0.02 +\(at [\d,]+ images, job \S+ CANCELLED.*: continued", said)
+    assert said.count("submitted job") == 1
+    assert [(folder / "slurm" / "job").read_text() for folder in points[::2]] == others
+    slurm_cluster.wait_until(
+        lambda: not slurm_cluster.run("squeue", "--noheader"), "the end of all", 240
+    )
+    said = submit()
+    assert said.count("(finished)") == 4 and "nothing to submit" in said
+    seen = [images for folder in (shared, *points) for images, _ in journal(folder, "rec")]
+    assert sorted(seen) == sorted([*range(16, 1601, 16), *(3 * [*range(1616, 3201, 16)])])
+    assert len(seen) * 16 == 1600 + 3 * 1600
+    assert len({journal(folder, "rec")[-1] for folder in points}) == 3

@@ -1,17 +1,26 @@
 """A training continues with other values, branches, begins from weights; the past stays."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from mlflow import MlflowClient
 
 from dataprep.manifest import Manifest
+from pipeline import convert
 from pipeline.config import ConfigError, parse, plain
+from pipeline.records import checkpoints
+from pipeline.records.checkpoints import CheckpointError
+from pipeline.records.files import sha256
 from stages import plan
 from stages.config import Config
-from tests.stages.tiny import final_weights, run, said, tiny
+from stages.stage import Stage
+from tests.pipeline import published_files
+from tests.stages.tiny import final_weights, journal, run, said, tiny
 
 pytestmark = pytest.mark.long
 
@@ -42,6 +51,15 @@ def parent(dataset, tmp_path_factory) -> Path:
     return folder
 
 
+def test_a_branch_without_sharding_ends_in_the_parents_bits(dataset, tmp_path):
+    content, folder = short(dataset), tmp_path / "branch"
+    assert run(content, tmp_path / "parent", processes=2) == [0, 0]
+    plan.branch(f"{tmp_path / 'parent'}@64", folder)
+    (tmp_path / "parent").rename(tmp_path / "kept")  # a branch does not need it any more
+    assert run(changed(content, folder), folder, processes=2) == [0, 0]
+    assert final_weights(folder, 160) == final_weights(tmp_path / "kept", 160)
+
+
 def test_a_branch_with_nothing_changed_ends_in_the_parents_bits(dataset, parent, tmp_path):
     folder = tmp_path / "branch"
     plan.branch(f"{parent}@64", folder)
@@ -51,6 +69,67 @@ def test_a_branch_with_nothing_changed_ends_in_the_parents_bits(dataset, parent,
     assert run(content, folder, processes=2) == [0, 0]
     assert "continuing at 64 images" in said(folder)
     assert final_weights(folder, 160) == final_weights(parent, 160)
+    assert_descends(folder, parent)
+
+
+def assert_descends(folder: Path, parent: Path) -> None:
+    """Folder, checkpoint and MLflow say where the branch comes from; its curves begin there."""
+    origin = plan.read(folder).origin
+    about = checkpoints.read_about(folder / "checkpoints" / "000000160")
+    assert about["config"]["origin"] == plain(origin)
+    assert (Path(origin.run), origin.images, origin.weights_only) == (parent, 64, False)
+    there = parent / "checkpoints" / "000000064"
+    assert origin.checkpoint == sha256(there / "checkpoint.json")
+    assert origin.dataset == checkpoints.read_about(there)["dataset_digest"]
+    known = json.loads((parent / "mlflow.json").read_text())
+    client = MlflowClient(f"sqlite:///{folder.parent / 'mlflow.db'}")
+    runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    named = {run.info.run_name: run for run in runs}
+    tags = named["tiny"].data.tags
+    wanted = {"run": parent, "images": 64, "checkpoint": origin.checkpoint}
+    wanted |= {"dataset": origin.dataset, "mlflow_run": known["parent"]}
+    assert {key: tags[f"origin.{key}"] for key in wanted} == {k: str(v) for k, v in wanted.items()}
+    link = f"(#/experiments/{known['experiment_id']}/runs/{known['parent']})"
+    assert tags["mlflow.note.content"] == f"Branched off [{parent}]{link} at 64 images."
+    assert set(named) == {"tiny", "tiny 8x8"}
+    history = client.get_metric_history(named["tiny 8x8"].info.run_id, "train/loss_E")
+    assert [point.step for point in history] == [80, 96, 112, 128, 144, 160]
+
+
+def test_a_branch_is_not_changed_silently_once_it_has_trained(dataset, parent, tmp_path):
+    folder, other = tmp_path / "branch", short(dataset, engine__zero_stage=1)
+    plan.branch(f"{parent}@64", folder)
+    other["stages"][1]["lr"] = 0.002
+    assert changed(other, folder, replan=False)["history"][0]["images"] == 64
+    shutil.copytree(parent / "checkpoints" / "000000128", folder / "checkpoints" / "000000128")
+    other["stages"][1]["lr"] = 0.004
+    with pytest.raises(ConfigError, match=r"stages.1.lr was 0.002, is 0.004.*\n.*--replan"):
+        changed(other, folder, replan=False)
+    with pytest.raises(ConfigError, match="holds another training"):
+        plan.branch(f"{parent}@128", folder)
+
+
+def too_large(folder: Path) -> None:
+    """As on a device where four images at 8x8 do not fit."""
+    step = Stage.step
+
+    def stepping(stage: Stage, moment):
+        if moment.stage.resolution == 8 and moment.stage.micro_batch == 4:
+            raise torch.OutOfMemoryError("out of memory. GPU 0")
+        return step(stage, moment)
+
+    Stage.step = stepping
+
+
+def test_after_an_out_of_memory_it_goes_on_with_a_smaller_micro_batch(dataset, tmp_path):
+    folder, content = tmp_path / "run", short(dataset)
+    with pytest.raises(RuntimeError, match=r"lower stages.1.micro_batch.*and --replan"):
+        run(content, folder, before=too_large)
+    content["stages"][1]["micro_batch"] = 2
+    with pytest.raises(ConfigError, match=r"stages\.1\.micro_batch was 4, is 2"):
+        changed(content, folder, replan=False)
+    assert run(changed(content, folder), folder, before=too_large) == [0]
+    assert [images for images, _ in journal(folder, "rec")] == list(range(16, 161, 16))
 
 
 def test_a_smaller_micro_batch_and_another_rate_from_the_middle_of_a_stage(
@@ -109,9 +188,66 @@ def test_weights_alone_begin_another_schedule(dataset, parent, tmp_path):
     assert chosen in ("bf16", "fp32") and f"precision {chosen}" in said(tmp_path / "tuned")
     again, digest = parse(Config, content, "again"), Manifest.load(dataset).digest
     assert plan.continued(again, tmp_path / "tuned", digest, False).engine.precision == chosen
-    content["shape"]["latent"] = 4
-    with pytest.raises(RuntimeError, match=r"does not fit the configuration: \S+ has shape"):
-        run(content, tmp_path / "other")
+    origin = plan.read(tmp_path / "tuned").origin
+    assert (origin.run, origin.images, origin.weights_only) == (str(parent), 160, True)
+
+
+@pytest.mark.parametrize(
+    ("shape", "reason"),
+    [
+        ({"latent": 4}, r"decoder.const|has shape"),
+        ({"base_channels": 8}, "has shape .* base_channels are the channels at"),
+        ({"resolution": 8, "base_channels": 8}, "the new networks have no tensor"),
+        ({"kind": "residual", "latent": 8}, "of shape.kind style, not residual"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused_before_a_start(
+    dataset, parent, tmp_path, shape, reason
+):
+    content = short(dataset, init=str(parent))
+    content["stages"] = [content["stages"][1] | {"fade": 0}]
+    content["shape"] = shape if "kind" in shape else content["shape"] | shape
+    if "kind" in shape:
+        content["shape"] |= {"channels": [4], "resolution": 8}
+        content["stages"][0] |= {"micro_batch": 16}
+    config = parse(Config, content, "test")
+    with pytest.raises(CheckpointError, match=f"does not fit the configuration: .*{reason}"):
+        plan.begun_with(config, tmp_path)
+    missing = replace(config, init=str(tmp_path / "none"))
+    with pytest.raises(CheckpointError, match="does not exist"):
+        plan.begun_with(missing, tmp_path)
+
+
+def test_weights_that_were_exchanged_are_refused(dataset, parent, tmp_path):
+    config = parse(Config, short(dataset, init=str(parent)), "test")
+    config = plan.begun_with(config, tmp_path)
+    assert plan.init_checkpoint(config) == parent / "checkpoints" / "000000160"
+    other = replace(config, origin=replace(config.origin, checkpoint="0" * 64))
+    with pytest.raises(CheckpointError, match="is not the checkpoint that the training began with"):
+        plan.init_checkpoint(other)
+
+
+def test_a_published_file_is_fine_tuned_at_its_last_resolution(dataset, tmp_path):
+    """At a rate of next to nothing it keeps the weights of the file; new optimiser, image 0."""
+    content = short(dataset, vae_images=0)
+    content["stages"] = [content["stages"][1] | {"fade": 0, "images": 32, "lr": 1e-9}]
+    content["shape"] |= {"resolution": 8, "base_channels": 8}
+    config = parse(Config, content, "test")
+    fill = published_files.random
+    path = tmp_path / "published.pth"
+    published_files.write(path, published_files.content(config.shape, fill, fill))
+    convert.main([str(path), str(tmp_path / "model")])
+    content["init"] = str(tmp_path / "model")
+    assert run(content, tmp_path / "tuned") == [0]
+    assert [images for images, _ in journal(tmp_path / "tuned", "rec")] == [16, 32]
+    given = checkpoints.load(tmp_path / "model")
+    found = checkpoints.load(tmp_path / "tuned" / "checkpoints" / "000000032")
+    for part in ("weights", "ema"):
+        for name, tensor in getattr(found, part).items():
+            if name != "mean_style":
+                torch.testing.assert_close(tensor, getattr(given, part)[name], rtol=0, atol=1e-6)
+    origin = found.about["config"]["origin"]
+    assert origin["images"] is None and origin["run"] == str(tmp_path / "model")
 
 
 @pytest.mark.parametrize(
