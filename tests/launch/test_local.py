@@ -38,7 +38,7 @@ def command(dataset, tmp_path, monkeypatch, capsys):
 
 def test_dry_run_prints_the_whole_configuration(command, tmp_path):
     said = command("--dry-run", "--processes", "2", "stages.1.lr=0.5")
-    assert said.startswith(f"# 2 processes, run in {tmp_path / 'run'}\n")
+    assert f"\n# 2 processes, run in {tmp_path / 'run'}\n" in said
     assert "lr: 0.5" in said and "ema_half_life: 10000" in said
     assert not (tmp_path / "run").exists()
 
@@ -100,4 +100,4 @@ def test_a_fallback_is_announced(command):
         *("--dry-run", "evaluation.extractor=inception", "evaluation.weights=/none.pth"),
         "evaluation.otherwise=random",
     )
-    assert said.startswith("# no fid, but fd_random will be measured: ") and "/none.pth" in said
+    assert "\n# no fid, but fd_random will be measured: " in said and "/none.pth" in said
