@@ -210,8 +210,11 @@ def test_a_sweep_killed_in_its_shared_part_and_in_a_branch_trains_each_image_onc
     first, array = re.search(r"stop +scancel (\d+) (\d+)", said).groups()
     jobs = [(folder / "slurm" / "job").read_text() for folder in points]
     assert jobs == [f"{array}_{i}" for i in range(3)]
-    reasons = slurm_cluster.run("squeue", "--noheader", "-r", "-o", "%T %r", "-j", array)
-    assert reasons.splitlines() == ["PENDING Dependency"] * 3
+    waiting = ("squeue", "--noheader", "-r", "-o", "%T %r", "-j", array)
+    slurm_cluster.wait_until(
+        lambda: slurm_cluster.run(*waiting).splitlines() == ["PENDING Dependency"] * 3,
+        "an array that waits", 20,
+    )  # fmt: skip
     wait_for_images(slurm_cluster, shared, 320)
     slurm_cluster.run("scancel", first)
     slurm_cluster.wait_until(
