@@ -196,7 +196,7 @@ def test_weights_alone_begin_another_schedule(dataset, parent, tmp_path):
     ("shape", "reason"),
     [
         ({"latent": 4}, r"decoder.const|has shape"),
-        ({"base_channels": 8}, "has shape .* base_channels are the channels at"),
+        ({"base_channels": 8}, "has shape .*base_channels are the channels at"),
         ({"resolution": 8, "base_channels": 8}, "the new networks have no tensor"),
         ({"kind": "residual", "latent": 8}, "of shape.kind style, not residual"),
     ],
@@ -229,7 +229,7 @@ def test_weights_that_were_exchanged_are_refused(dataset, parent, tmp_path):
 
 def test_a_published_file_is_fine_tuned_at_its_last_resolution(dataset, tmp_path):
     """At a rate of next to nothing it keeps the weights of the file; new optimiser, image 0."""
-    content = short(dataset, vae_images=0)
+    content = short(dataset) | {"vae_images": 0}
     content["stages"] = [content["stages"][1] | {"fade": 0, "images": 32, "lr": 1e-9}]
     content["shape"] |= {"resolution": 8, "base_channels": 8}
     config = parse(Config, content, "test")
