@@ -233,8 +233,11 @@ def test_a_published_file_is_fine_tuned_at_its_last_resolution(dataset, tmp_path
     content["stages"] = [content["stages"][1] | {"fade": 0, "images": 32, "lr": 1e-9}]
     content["shape"] |= {"resolution": 8, "base_channels": 8}
     config = parse(Config, content, "test")
-    fill = published_files.random
     path = tmp_path / "published.pth"
+
+    def fill(_, size) -> torch.Tensor:
+        return 0.05 * torch.randn(size)
+
     published_files.write(path, published_files.content(config.shape, fill, fill))
     convert.main([str(path), str(tmp_path / "model")])
     content["init"] = str(tmp_path / "model")
@@ -242,10 +245,10 @@ def test_a_published_file_is_fine_tuned_at_its_last_resolution(dataset, tmp_path
     assert [images for images, _ in journal(tmp_path / "tuned", "rec")] == [16, 32]
     given = checkpoints.load(tmp_path / "model")
     found = checkpoints.load(tmp_path / "tuned" / "checkpoints" / "000000032")
-    for part in ("weights", "ema"):
+    for part, atol in (("weights", 1e-6), ("ema", 2e-3)):  # averages move towards the weights
         for name, tensor in getattr(found, part).items():
             if name != "mean_style":
-                torch.testing.assert_close(tensor, getattr(given, part)[name], rtol=0, atol=1e-6)
+                torch.testing.assert_close(tensor, getattr(given, part)[name], rtol=0, atol=atol)
     origin = found.about["config"]["origin"]
     assert origin["images"] is None and origin["run"] == str(tmp_path / "model")
 
