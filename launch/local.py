@@ -59,7 +59,8 @@ def main() -> None:
         if line and not args.processes:
             print(line, flush=True)
         count = args.processes or max(1, usable)
-        config, sizes = memory.sized(config, folder, count, memory.here(count), args.branch)
+        card, refuse = memory.here(count), not args.rehearse
+        config, sizes = memory.sized(config, folder, count, card, args.branch, refuse)
         for line in sizes + arguments.check(config, count, args.dry_run):
             print(f"# {line}", flush=True)
         if args.check or args.rehearse:

@@ -59,17 +59,22 @@ def _size(kind: str) -> float | None:
 
 
 def sized(
-    config: Config, folder: Path, world: int, card: Card, branch: str | None = None
+    config: Config,
+    folder: Path,
+    world: int,
+    card: Card,
+    branch: str | None = None,
+    refuse: bool = True,
 ) -> tuple[Config, list[str]]:
     """`config` with a number for each micro_batch that is null, and lines to print.
 
-    A run in `folder`, or the one it branches off, keeps its numbers. ConfigError for a step that
-    does not fit the card.
+    A run in `folder`, or the one it branches off, keeps its numbers. A step that does not fit the
+    card is a ConfigError if `refuse`, else a line: a rehearsal tries what the count says.
     """
     known = plan.read(folder)
     if known is None and branch:
         known = plan.read(Path(branch.partition("@")[0]))
-    stages, lines = [], []
+    stages, lines, large = [], [], False
     for number, stage in enumerate(config.stages):
         images = stage.micro_batch
         if images is None:
@@ -77,12 +82,16 @@ def sized(
             stage = replace(stage, micro_batch=images)
             lines.append(f"micro_batch at {stage.resolution}x{stage.resolution}: {images}")
         if not _fits(config, stage, images, world, card):
-            raise ConfigError(_too_large(config, number, stage, world, card))
+            message = _too_large(config, number, stage, world, card)
+            if refuse:
+                raise ConfigError(message)
+            lines.append(message)
+            large = True
         stages.append(stage)
     lines.append(shares(stages, world))
     if card.gib is None and card.source:
         lines.append(f"not checked, the memory of a GPU: {card.source}")
-    elif card.gib and memory.countable(config.shape):
+    elif card.gib and memory.countable(config.shape) and not large:
         lines.append(f"memory: all steps fit {card.gib:.0f} GiB ({card.source})")
     return replace(config, stages=stages), lines
 

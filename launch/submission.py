@@ -56,7 +56,7 @@ def resources(
     world = nodes * max(1, gpus)
     gres = str(sbatch.options(args).get("gres") or offered.gres)
     card = memory.of_nodes(args.gpu_memory, gres, gpus)
-    config, sizes = memory.sized(config, folder, world, card, branch)
+    config, sizes = memory.sized(config, folder, world, card, branch, not args.rehearse)
     announcements = sizes + arguments.check(config, world, args.dry_run)
     unused = offered.unused if args.gpus_per_node is None else None
     notes = [line for line in [guess, *announcements, unused, idle] if line]

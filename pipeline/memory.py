@@ -7,7 +7,7 @@ CUDA context: they have the rest of USABLE.
 """
 
 from functools import cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 from pipeline import ledger
 from pipeline.networks.style.shape import Shape
@@ -37,7 +37,7 @@ class Step(NamedTuple):
         return self.fixed + images * self.image + (micro_batches - 1) * kept
 
 
-def countable(shape: object) -> bool:
+def countable(shape: object) -> TypeGuard[Shape]:
     """Whether the ledger counts this family of networks."""
     return isinstance(shape, Shape)
 
