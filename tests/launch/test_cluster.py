@@ -207,7 +207,7 @@ def test_a_controller_that_does_not_answer_is_not_the_end_of_a_job(tmp_path, mon
 @pytest.fixture
 def asked():
     """The options of a job without any."""
-    names = (*submission.NAMED, "mem", "time", "cpus", "gpus_per_node", "gpu_memory")
+    names = (*submission.NAMED, "mem", "time", "cpus", "gpus_per_node", "gpu_memory", "rehearse")
     return Namespace(**dict.fromkeys(names), sbatch=[], env=[], setup=[], dry_run=True)
 
 

@@ -148,7 +148,7 @@ def test_the_same_values_for_any_number_of_processes_and_from_the_cache(dataset,
 
 @pytest.mark.parametrize("world", [3, 32, 256])
 def test_samples_are_shared_evenly(world):
-    tool, shares = SimpleNamespace(config=EvaluationConfig()), []
+    tool, shares = SimpleNamespace(config=EvaluationConfig(), limit=None), []
     for rank in range(world):
         with fake_group(world, rank):
             shares.append(list(Evaluation._rounds(tool, 50_000)))
