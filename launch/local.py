@@ -86,6 +86,9 @@ def start(config: Config, folder: Path, count: int) -> int:
     except ERRORS as error:
         failure.keep(folder, error)
         raise
+    except Exception as error:
+        failure.keep(folder, f"{type(error).__name__}: {error}")
+        raise
 
 
 def try_here(config: Config, folder: Path, count: int, check: bool) -> int:
