@@ -86,7 +86,7 @@ def start(config: Config, folder: Path, count: int) -> int:
     except ERRORS as error:
         failure.keep(folder, error)
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         failure.keep(folder, f"{type(error).__name__}: {error}")
         raise
 

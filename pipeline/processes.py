@@ -37,7 +37,7 @@ def start(timeout: float = 1800, dumps: Path | None = None) -> torch.device:
     """
     if "RANK" not in os.environ:
         alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
-        os.environ |= alone | {"MASTER_PORT": str(free_port())}
+        os.environ |= alone | {"MASTER_PORT": "0"}  # the store takes any free port
     device = torch.device("cpu")
     if "OMP_NUM_THREADS" not in os.environ:
         cores = len(os.sched_getaffinity(0))
