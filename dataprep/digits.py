@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dataprep.runtime.files import whole
 from dataprep.sources import idx
 
 TEST = 497
@@ -33,16 +34,16 @@ def main(arguments: list[str] | None = None) -> None:
         from sklearn.datasets import load_digits
     except ImportError:
         sys.exit("the digits come with scikit-learn: pip install scikit-learn")
-    if given.out.exists():
-        sys.exit(f"{given.out} exists: name a folder that does not")
     found = load_digits()
     images = np.rint(found.images * (255 / WHITE)).astype(np.uint8)
     labels = found.target.astype(np.uint8)
-    beside = given.out.with_name(f".{given.out.name}.partial")
-    beside.mkdir(parents=True, exist_ok=True)
-    for name, part in (("train", slice(-TEST)), ("t10k", slice(-TEST, None))):
-        write(beside, name, images[part], labels[part])
-    beside.rename(given.out)
+    try:
+        with whole(given.out) as folder:
+            folder.mkdir()
+            for name, part in (("train", slice(-TEST)), ("t10k", slice(-TEST, None))):
+                write(folder, name, images[part], labels[part])
+    except OSError as error:
+        sys.exit(str(error))
 
 
 def write(folder: Path, name: str, images: np.ndarray, labels: np.ndarray) -> None:

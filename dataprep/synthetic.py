@@ -7,21 +7,21 @@ i alone, so a longer run starts with the images of a shorter one.
 import argparse
 import functools
 import io
-import multiprocessing
 import os
-import signal
 import sys
-import tempfile
 import zipfile
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from PIL import Image
 from tqdm import tqdm
 
 from dataprep.drawn import faces
+from dataprep.errors import DatasetError
+from dataprep.runtime import pool
+from dataprep.runtime.files import whole
 
 SIZES = range(4, 1025)  # pixels a side
+CHUNK = 16  # images of a worker at a time
 
 
 def encode(seed, size, index):
@@ -43,11 +43,7 @@ def write(out, count, seed=0, size=256, workers=1):
             raise ValueError(f"{name} must be at least {least}, not {value}")
     if size not in SIZES:
         raise ValueError(f"size must be from {SIZES[0]} to {SIZES[-1]}, not {size}")
-    if out.exists():
-        raise FileExistsError(f"{out} exists already: remove it, or choose another path")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as beside:
-        part = Path(beside, out.name)
+    with whole(out) as part:
         images = encoded(count, seed, size, workers)
         images = tqdm(images, f"drawing {out}", count, unit="face", disable=None)
         if out.suffix == ".zip":
@@ -58,21 +54,24 @@ def write(out, count, seed=0, size=256, workers=1):
             part.mkdir()
             for i, image in enumerate(images):
                 Path(part, f"{i:08d}.jpg").write_bytes(image)
-        os.rename(part, out)
 
 
 def encoded(count, seed, size, workers):
     """Yields the JPEGs 0 to `count` - 1 in order."""
-    one = functools.partial(encode, seed, size)
     if workers == 1:
-        yield from map(one, range(count))
+        yield from (encode(seed, size, index) for index in range(count))
         return
-    context, ignored = multiprocessing.get_context("spawn"), (signal.SIGINT, signal.SIG_IGN)
-    with ProcessPoolExecutor(workers, context, signal.signal, ignored) as pool:
-        try:
-            yield from pool.map(one, range(count), chunksize=16)
-        finally:  # an interrupt does not wait for what is still to be drawn
-            pool.shutdown(cancel_futures=True)
+    tasks, done, due = range(0, count, CHUNK), {}, 0
+    for first, images in pool.run(functools.partial(chunk, seed, size, count), tasks, workers):
+        done[first] = images
+        while due in done:
+            yield from done.pop(due)
+            due += CHUNK
+
+
+def chunk(seed, size, count, first):
+    """The JPEGs from `first` on that a worker draws at a time."""
+    return [encode(seed, size, index) for index in range(first, min(first + CHUNK, count))]
 
 
 def main():
@@ -84,7 +83,7 @@ def main():
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="default all cores")
     try:
         write(**vars(parser.parse_args()))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, DatasetError) as error:
         sys.exit(f"synthetic.py: {error}")
     except KeyboardInterrupt:
         print("\nsynthetic.py: interrupted; nothing was written", file=sys.stderr)

@@ -16,6 +16,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy.io import savemat
 
+from dataprep.runtime.files import whole
+
 AZIMUTHS, ELEVATIONS = 24, 4
 LIGHT = np.array([0.3, 0.5, 0.8]) / np.linalg.norm([0.3, 0.5, 0.8])
 DISTANCE, ZOOM = 6.0, 2.3
@@ -128,14 +130,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--size", type=int, default=64, help="pixels a side (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="which series of cars (%(default)s)")
     given = parser.parse_args(arguments)
-    if given.out.exists():
-        sys.exit(f"{given.out} exists: name a folder that does not")
-    beside = given.out.with_name(f".{given.out.name}.partial")
-    beside.mkdir(parents=True, exist_ok=True)
-    for index in range(given.count):
-        content = {"im": views(car(given.seed, index), given.size)}
-        savemat(beside / f"car_{index:03d}.mat", content, do_compression=True)
-    beside.rename(given.out)
+    try:
+        with whole(given.out) as folder:
+            folder.mkdir()
+            for index in range(given.count):
+                content = {"im": views(car(given.seed, index), given.size)}
+                savemat(folder / f"car_{index:03d}.mat", content, do_compression=True)
+    except OSError as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
+from dataprep.runtime.files import whole
+
 WIDTH, HEIGHT, RATE = 160, 120, 25
 SMOOTH = 4  # subpixels a side
 GROUND = 112  # pixels from above
@@ -128,16 +130,16 @@ def main(arguments: list[str] | None = None) -> None:
         import av  # noqa: F401
     except ImportError:
         sys.exit("videos are written with PyAV: pip install av")
-    if given.out.exists():
-        sys.exit(f"{given.out} exists: name a folder that does not")
-    beside = given.out.with_name(f".{given.out.name}.partial")
-    beside.mkdir(parents=True, exist_ok=True)
     names = [NAME.format(number) for number in range(1, given.count + 1)]
-    for index, name in enumerate(names):
-        write(beside / f"{name}_uncomp.avi", person(given.seed, index), given.frames)
-    lines = [f"{name}\tframes\t1-{given.frames}\n" for name in names]
-    (beside / "00sequences.txt").write_text("".join(lines))
-    beside.rename(given.out)
+    try:
+        with whole(given.out) as folder:
+            folder.mkdir()
+            for index, name in enumerate(names):
+                write(folder / f"{name}_uncomp.avi", person(given.seed, index), given.frames)
+            lines = [f"{name}\tframes\t1-{given.frames}\n" for name in names]
+            (folder / "00sequences.txt").write_text("".join(lines))
+    except OSError as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

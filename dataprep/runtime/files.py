@@ -1,10 +1,11 @@
-"""Files that appear whole or not at all, with their size and sha256."""
+"""Files and folders that appear whole or not at all; files with their size and sha256."""
 
 import contextlib
 import errno
 import hashlib
 import os
 import socket
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -53,6 +54,20 @@ class HashingFile:
             self.file.close()
             self.partial.rename(self.path)
         return Facts(self.bytes, self.hash.hexdigest())
+
+
+@contextlib.contextmanager
+def whole(out: Path) -> Iterator[Path]:
+    """Yields a path to write a file or a folder at, which becomes `out` on success.
+
+    FileExistsError if `out` is there already. A failure leaves nothing.
+    """
+    if out.exists():
+        raise FileExistsError(f"{out} exists already: remove it, or choose another path")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as beside:
+        yield Path(beside, out.name)
+        os.rename(Path(beside, out.name), out)
 
 
 @contextlib.contextmanager
