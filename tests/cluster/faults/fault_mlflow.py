@@ -45,13 +45,19 @@ def pause(training, since: float) -> float:
     return max(b - a for a, b in pairwise(moments))
 
 
-def test_server_killed_and_back(fault, local, tmp_path):
-    """12a: MLflow server killed for the middle third."""
+def begun(local, tmp_path) -> tuple:
+    """A training of some steps, and the port of its server, which has gone."""
     port = processes.free_port()
     training = local(f"tracking.uri=http://127.0.0.1:{port}")
     with server(tmp_path, port):
         training.start()
         training.wait_images(BATCH * 10)
+    return training, port
+
+
+def test_server_killed_and_back(fault, local, tmp_path):
+    """12a: MLflow server killed for the middle third."""
+    training, port = begun(local, tmp_path)
     fault.strikes()
     fault.noticed(training, AWAY)
     training.wait_images(BATCH * 30)
@@ -66,11 +72,7 @@ def test_server_killed_and_back(fault, local, tmp_path):
 
 def test_server_away_to_the_end(fault, local, tmp_path):
     """12b: MLflow server away to the end; then what is said at the end."""
-    port = processes.free_port()
-    training = local(f"tracking.uri=http://127.0.0.1:{port}")
-    with server(tmp_path, port):
-        training.start()
-        training.wait_images(BATCH * 10)
+    training, port = begun(local, tmp_path)
     fault.strikes()
     fault.noticed(training, AWAY)
     fault.completes(training)
@@ -116,11 +118,7 @@ def _signal(session: int, number: int) -> None:
 
 def test_server_that_hangs_to_the_end(fault, local, tmp_path):
     """31: a server that accepts and never answers, from the second third to the end."""
-    port = processes.free_port()
-    training = local(f"tracking.uri=http://127.0.0.1:{port}")
-    with server(tmp_path, port):
-        training.start()
-        training.wait_images(BATCH * 10)
+    training, port = begun(local, tmp_path)
     with silent_server(port):
         fault.strikes()
         fault.noticed(training, AWAY)

@@ -18,6 +18,18 @@ def nodes_of(cluster, training) -> list[int]:
     return [int(host.removeprefix("node")) for host in hosts]
 
 
+def cut_for_a_minute(fault, cluster, training, place: int) -> int:
+    """Unplugs a node of the job, by its place, and plugs it in again; its number."""
+    training.wait_middle()
+    node = nodes_of(cluster, training)[place]
+    fault.strikes()
+    cluster.unplug(node)
+    fault.noticed(training, PENDING)
+    time.sleep(max(0, 60 - (time.monotonic() - fault.struck)))
+    cluster.plug(node)
+    return node
+
+
 def test_power_cut_without_a_spare(fault, on_slurm, cluster):
     """4: a node without power, no spare, back after 30 s."""
     training = on_slurm(nodes=4).start()
@@ -64,39 +76,21 @@ def test_cable_cut_that_slurm_does_not_notice(fault, on_slurm, cluster):
 def test_cable_cut_of_another_node(fault, on_slurm, cluster):
     """6b: a cable cut for 60 s, SlurmdTimeout 6, not of the batch host; a spare."""
     training = on_slurm().start()
-    training.wait_middle()
-    node = nodes_of(cluster, training)[1]
-    fault.strikes()
-    cluster.unplug(node)
-    fault.noticed(training, PENDING)
-    time.sleep(max(0, 60 - (time.monotonic() - fault.struck)))
-    cluster.plug(node)
+    cut_for_a_minute(fault, cluster, training, 1)
     fault.completes(training)
 
 
 def test_cable_cut_of_the_batch_host(fault, on_slurm, cluster):
     """6c: a cable cut for 60 s, of the batch host; a spare; the old attempt wakes up in the end."""
     training = on_slurm().start()
-    training.wait_middle()
-    node = nodes_of(cluster, training)[0]
-    fault.strikes()
-    cluster.unplug(node)
-    fault.noticed(training, PENDING)
-    time.sleep(max(0, 60 - (time.monotonic() - fault.struck)))
-    cluster.plug(node)
+    cut_for_a_minute(fault, cluster, training, 0)
     fault.completes(training)
 
 
 def test_cable_cut_of_the_batch_host_without_a_spare(fault, on_slurm, cluster):
     """6d: a cable cut for 60 s, of the batch host, no spare; what is said is done."""
     training = on_slurm("--exclude", "node3,node4").start()
-    training.wait_middle()
-    node = nodes_of(cluster, training)[0]
-    fault.strikes()
-    cluster.unplug(node)
-    fault.noticed(training, PENDING)
-    time.sleep(max(0, 60 - (time.monotonic() - fault.struck)))
-    cluster.plug(node)
+    node = cut_for_a_minute(fault, cluster, training, 0)
     release = r"it is held: (scontrol release \d+)"
     end = time.monotonic() + 300
     while training.status is None and time.monotonic() < end:

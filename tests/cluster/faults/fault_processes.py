@@ -15,34 +15,28 @@ pytestmark = pytest.mark.slurm
 REQUEUED = r"a process died .*is requeued|a process or a node was lost.*is requeued"
 
 
-def test_kill_of_a_rank(fault, on_slurm):
-    """1: kill -9 of rank 1."""
+def killed(fault, on_slurm, *ranks: int) -> None:
     training = on_slurm().start()
     training.wait_middle()
     fault.strikes()
-    training.kill(1)
+    training.kill(*ranks)
     fault.noticed(training, REQUEUED)
     fault.completes(training)
+
+
+def test_kill_of_a_rank(fault, on_slurm):
+    """1: kill -9 of rank 1."""
+    killed(fault, on_slurm, 1)
 
 
 def test_kill_of_rank_0(fault, on_slurm):
     """2: kill -9 of rank 0."""
-    training = on_slurm().start()
-    training.wait_middle()
-    fault.strikes()
-    training.kill(0)
-    fault.noticed(training, REQUEUED)
-    fault.completes(training)
+    killed(fault, on_slurm, 0)
 
 
 def test_kill_of_all_ranks(fault, on_slurm):
     """3: kill -9 of all ranks."""
-    training = on_slurm().start()
-    training.wait_middle()
-    fault.strikes()
-    training.kill(0, 1)
-    fault.noticed(training, REQUEUED)
-    fault.completes(training)
+    killed(fault, on_slurm, 0, 1)
 
 
 def test_sigstop_of_rank_0(fault, on_slurm):
