@@ -17,7 +17,7 @@ from pipeline.config import read as read_config
 from pipeline.metrics.evaluation import check_images, find_extractor
 from pipeline.metrics.features import FeaturesError
 from pipeline.records.checkpoints import CheckpointError
-from stages import passes, plan, schedule
+from stages import beginning, passes, plan, schedule
 from stages.config import Config
 from stages.scale import scaled
 
@@ -165,12 +165,12 @@ def with_history(
             raise
         return config  # `check` has said that the data could not be read
     if branch and not dry_run:
-        plan.branch(branch, folder)
+        beginning.branch(branch, folder)
     elif branch and not plan.position(folder):
-        print(f"# branches off {plan.branch_point(branch)[1]}", flush=True)
+        print(f"# branches off {beginning.branch_point(branch)[1]}", flush=True)
     config = plan.continued(config, folder, digest, replan)
     try:
-        config = plan.begun_with(config, folder)
+        config = beginning.begun_with(config, folder)
     except CheckpointError as error:
         if not dry_run:
             raise ConfigError(str(error)) from None

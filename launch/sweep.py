@@ -47,7 +47,7 @@ class Part:
 
     @property
     def branch(self) -> str | None:
-        """Where it branches off, as of `plan.branch`; None if it has begun, or has no parent."""
+        """Where it branches off, as of `--branch`; None if it has begun, or has no parent."""
         return f"{self.parent.folder}@{self.start}" if self.parent and not self.seen else None
 
     @property

@@ -24,7 +24,7 @@ from pipeline.records.checkpoints import Checkpoint
 from pipeline.records.journal import Journal
 from pipeline.records.system import System
 from pipeline.say import say
-from stages import health, plan, schedule, state
+from stages import beginning, health, plan, schedule, state
 from stages.config import Config
 from stages.health import DivergedError
 from stages.report import Report
@@ -44,7 +44,7 @@ def train(config: Config, folder: Path, branch: str | None = None, until: int | 
 
     Every process of the training calls this. A training that `folder` holds is continued from its
     newest whole checkpoint, with any number of processes; with the same number to the same bits.
-    `branch` is as of `plan.branch`, where the training itself has to branch off.
+    `branch` is as of `beginning.branch`, where the training itself has to branch off.
     """
     if any(stage.micro_batch is None for stage in config.stages):
         raise ConfigError("a stage has no micro_batch: launch/memory.py gives it one")
@@ -52,7 +52,7 @@ def train(config: Config, folder: Path, branch: str | None = None, until: int | 
     if branch is not None:
         config = branched(config, folder, branch, device)
     config = plan.of_dataset(config, Manifest.load(config.data.path).digest)
-    config = plan.begun_with(config, folder)
+    config = beginning.begun_with(config, folder)
     if config.engine.precision == "auto":
         known = plan.read(folder)
         chosen = known.engine.precision if known else "auto"
@@ -78,7 +78,7 @@ def branched(config: Config, folder: Path, branch: str, device: torch.device) ->
     """`config` with the history of a branch, which rank 0 makes; all processes must call."""
 
     def make() -> None:
-        plan.branch(branch, folder)
+        beginning.branch(branch, folder)
         digest = Manifest.load(config.data.path).digest
         plan.write(folder, plan.continued(config, folder, digest, replan=True))
 
@@ -359,7 +359,7 @@ class Trainer:
 
     def begin(self) -> None:
         """Starts at image 0, with the weights and averages of `config.init` if it is set."""
-        path = plan.init_checkpoint(self.config)
+        path = beginning.init_checkpoint(self.config)
         if path is None:
             return
         about = checkpoints.read_about(path)

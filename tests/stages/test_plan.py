@@ -16,7 +16,7 @@ from pipeline.config import ConfigError, parse, plain
 from pipeline.records import checkpoints
 from pipeline.records.checkpoints import CheckpointError
 from pipeline.records.files import sha256
-from stages import plan
+from stages import beginning, plan
 from stages.config import Config
 from stages.stage import Stage
 from tests.pipeline import published_files
@@ -54,7 +54,7 @@ def parent(dataset, tmp_path_factory) -> Path:
 def test_a_branch_without_sharding_ends_in_the_parents_bits(dataset, tmp_path):
     content, folder = short(dataset), tmp_path / "branch"
     assert run(content, tmp_path / "parent", processes=2) == [0, 0]
-    plan.branch(f"{tmp_path / 'parent'}@64", folder)
+    beginning.branch(f"{tmp_path / 'parent'}@64", folder)
     (tmp_path / "parent").rename(tmp_path / "kept")  # a branch does not need it any more
     assert run(changed(content, folder), folder, processes=2) == [0, 0]
     assert final_weights(folder, 160) == final_weights(tmp_path / "kept", 160)
@@ -62,8 +62,8 @@ def test_a_branch_without_sharding_ends_in_the_parents_bits(dataset, tmp_path):
 
 def test_a_branch_with_nothing_changed_ends_in_the_parents_bits(dataset, parent, tmp_path):
     folder = tmp_path / "branch"
-    plan.branch(f"{parent}@64", folder)
-    plan.branch(f"{parent}@64", folder)  # the same command again
+    beginning.branch(f"{parent}@64", folder)
+    beginning.branch(f"{parent}@64", folder)  # the same command again
     content = changed(short(dataset, engine__zero_stage=1), folder)
     assert content["history"] == [] and content["origin"]["images"] == 64
     assert run(content, folder, processes=2) == [0, 0]
@@ -98,7 +98,7 @@ def assert_descends(folder: Path, parent: Path) -> None:
 
 def test_a_branch_is_not_changed_silently_once_it_has_trained(dataset, parent, tmp_path):
     folder, other = tmp_path / "branch", short(dataset, engine__zero_stage=1)
-    plan.branch(f"{parent}@64", folder)
+    beginning.branch(f"{parent}@64", folder)
     other["stages"][1]["lr"] = 0.002
     assert changed(other, folder, replan=False)["history"][0]["images"] == 64
     shutil.copytree(parent / "checkpoints" / "000000128", folder / "checkpoints" / "000000128")
@@ -106,7 +106,7 @@ def test_a_branch_is_not_changed_silently_once_it_has_trained(dataset, parent, t
     with pytest.raises(ConfigError, match=r"stages.1.lr was 0.002, is 0.004.*\n.*--replan"):
         changed(other, folder, replan=False)
     with pytest.raises(ConfigError, match="holds another training"):
-        plan.branch(f"{parent}@128", folder)
+        beginning.branch(f"{parent}@128", folder)
 
 
 def too_large(folder: Path) -> None:
@@ -139,7 +139,7 @@ def test_a_smaller_micro_batch_and_another_rate_from_the_middle_of_a_stage(
     folder, other = tmp_path / "branch", short(dataset, engine__zero_stage=1)
     other["stages"][1] |= {"micro_batch": 2, "lr": 0.002}
     other["objective"]["beta_neg"] = 4.0
-    plan.branch(f"{parent}@128", folder)
+    beginning.branch(f"{parent}@128", folder)
     content = changed(other, folder)
     (change,) = content["history"]
     assert change["images"] == 128
@@ -212,19 +212,19 @@ def test_weights_that_do_not_fit_are_refused_before_a_start(
         content["stages"][0] |= {"micro_batch": 16}
     config = parse(Config, content, "test")
     with pytest.raises(CheckpointError, match=f"does not fit the configuration: .*{reason}"):
-        plan.begun_with(config, tmp_path)
+        beginning.begun_with(config, tmp_path)
     missing = replace(config, init=str(tmp_path / "none"))
     with pytest.raises(CheckpointError, match="does not exist"):
-        plan.begun_with(missing, tmp_path)
+        beginning.begun_with(missing, tmp_path)
 
 
 def test_weights_that_were_exchanged_are_refused(dataset, parent, tmp_path):
     config = parse(Config, short(dataset, init=str(parent)), "test")
-    config = plan.begun_with(config, tmp_path)
-    assert plan.init_checkpoint(config) == parent / "checkpoints" / "000000160"
+    config = beginning.begun_with(config, tmp_path)
+    assert beginning.init_checkpoint(config) == parent / "checkpoints" / "000000160"
     other = replace(config, origin=replace(config.origin, checkpoint="0" * 64))
     with pytest.raises(CheckpointError, match="is not the checkpoint that the training began with"):
-        plan.init_checkpoint(other)
+        beginning.init_checkpoint(other)
 
 
 def test_a_published_file_is_fine_tuned_at_its_last_resolution(dataset, tmp_path):
@@ -292,9 +292,9 @@ def test_another_dataset_is_named_by_the_head_of_its_digest(dataset, parent):
 
 def test_a_wrong_branch_lists_the_checkpoints_there_are(parent, tmp_path):
     with pytest.raises(ConfigError, match=r"at 65 images; it has: 64, .*160"):
-        plan.branch(f"{parent}@65", tmp_path / "branch")
+        beginning.branch(f"{parent}@65", tmp_path / "branch")
     with pytest.raises(ConfigError, match="is not the folder of a run with a checkpoint"):
-        plan.branch(str(tmp_path), tmp_path / "branch")
+        beginning.branch(str(tmp_path), tmp_path / "branch")
     shutil.copytree(parent, tmp_path / "other")
     with pytest.raises(ConfigError, match="name another --output"):
-        plan.branch(str(parent), tmp_path / "other")
+        beginning.branch(str(parent), tmp_path / "other")
