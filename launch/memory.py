@@ -75,14 +75,14 @@ def sized(
     if known is None and branch:
         known = plan.read(Path(branch.partition("@")[0]))
     stages, lines, large = [], [], False
-    for number, stage in enumerate(config.stages):
+    for stage in config.stages:
         images = stage.micro_batch
         if images is None:
-            images = _kept(known, stage) or _largest(config, number, world, card)
+            images = _kept(known, stage) or _largest(config, stage, world, card)
             stage = replace(stage, micro_batch=images)
             lines.append(f"micro_batch at {stage.resolution}x{stage.resolution}: {images}")
         if not _fits(config, stage, images, world, card):
-            message = _too_large(config, number, stage, world, card)
+            message = _too_large(config, stage, world, card)
             if refuse:
                 raise ConfigError(message)
             lines.append(message)
@@ -117,9 +117,8 @@ def _kept(known: Config | None, stage: StageConfig) -> int | None:
     return next(found, None)
 
 
-def _largest(config: Config, number: int, world: int, card: Card) -> int:
+def _largest(config: Config, stage: StageConfig, world: int, card: Card) -> int:
     """The most images that fit and divide a process's share of the batch. ConfigError."""
-    stage = config.stages[number]
     if config.shape.WHOLE_BATCHES:
         return stage.batch
     if stage.batch % world:
@@ -131,7 +130,7 @@ def _largest(config: Config, number: int, world: int, card: Card) -> int:
     for images in range(share, 0, -1):
         if share % images == 0 and _fits(config, stage, images, world, card):
             return images
-    raise ConfigError(_too_large(config, number, replace(stage, micro_batch=1), world, card))
+    raise ConfigError(_too_large(config, replace(stage, micro_batch=1), world, card))
 
 
 def _fits(config: Config, stage: StageConfig, images: int, world: int, card: Card) -> bool:
@@ -156,7 +155,7 @@ def needed(config: Config, stage: StageConfig, images: int, world: int, card: Ca
     return counted.of(images, max(1, stage.batch // images // world))
 
 
-def _too_large(config: Config, number: int, stage: StageConfig, world: int, card: Card) -> str:
+def _too_large(config: Config, stage: StageConfig, world: int, card: Card) -> str:
     def size(images: int) -> str:
         return f"{needed(config, stage, images, world, card) / GIB:.1f} GiB"
 
@@ -166,7 +165,7 @@ def _too_large(config: Config, number: int, stage: StageConfig, world: int, card
     fit = next((n for n in fewer if _fits(config, stage, n, world, card)), None)
     helps = "also one image at a time does not fit: use more processes, or smaller networks"
     if fit:
-        helps = f"stages.{number}.micro_batch={fit} needs {size(fit)}"
+        helps = f"with a micro_batch of {fit} in this stage it needs {size(fit)}"
     return (
         f"a step at {side}x{side} needs {size(images)} in each process (micro_batch {images}, "
         f"counted), more than {USABLE:.0%} of {card.gib:.0f} GiB ({card.source}): {helps}"

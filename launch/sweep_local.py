@@ -51,8 +51,8 @@ def train(args: Namespace) -> int:
     configs = {}
     for part in todo:
         count = shares.processes[part]
-        sizes = memory.sized(part.config, part.folder, count, memory.here(count), part.branch)
-        configs[part], notes = sizes
+        card = memory.here(count)
+        configs[part], notes = memory.sized(part.config, part.folder, count, card, part.branch)
         lines += notes + arguments.check(configs[part], count, args.dry_run)
     print("".join(f"# {line}\n" for line in dict.fromkeys(lines)), end="", flush=True)
     sweep.refuse(args, found)

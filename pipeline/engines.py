@@ -34,7 +34,7 @@ class EngineConfig:
     bf16 if the chip supports it, else fp16 on a GPU and fp32 on a CPU, and is fixed for the run."""
     zero_stage: Literal[0, 1, 2] = 1
     """ZeRO stage: 0 shards nothing, 1 the optimiser state, 2 also the gradients. 0 communicates
-    least (`pipeline.traffic`): 1 and 2 also gather the weights, and 2 reduces every micro-batch."""
+    least: 1 and 2 also gather the weights, and 2 reduces every micro-batch."""
     reduce: Literal["fp32", "bf16"] = "fp32"
     """Precision in which gradients are summed over processes. bf16 halves the bytes."""
     overlap: bool = False

@@ -14,7 +14,7 @@ import weakref
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -60,11 +60,8 @@ class Ledger(TorchDispatchMode):
         """Bytes of the networks' weights, where `micro_batch` counts."""
         self.kept = 0
         """Bytes held between the encoder's update and the decoder's."""
-        self.ready: list[list[tuple[int, int]]] = []
-        """Of encoder and decoder: for each gradient in the order in which they are complete, its
-        elements and the number of kernels before."""
-        self.ends: list[int] = []
-        """Kernels before the end of each network's backward pass."""
+        self.gradients = 0
+        """Bytes of the encoder's gradients, among those."""
         self._storages: dict[int, int] = {}
 
     @property
@@ -165,17 +162,9 @@ def _both_updates(model: Grown, objective: Objective, x: Tensor, ledger: Ledger)
     autoencoder, side = model.autoencoder, model.resolution
     with weights_kept():
         product, images, _ = objective.encoder_step(model, x)
-    _backward(product, autoencoder.encoder.active(side), ledger, retain_graph=True)
+    encoder = autoencoder.encoder.active(side)
+    product.backward(inputs=encoder, retain_graph=True)
     del product
-    ledger.kept = ledger.held
+    ledger.kept, ledger.gradients = ledger.held, sum(p.nbytes for p in encoder)
     product, _ = objective.decoder_step(model, x, images)
-    _backward(product, autoencoder.decoder.active(side), ledger)
-
-
-def _backward(product: Tensor, parameters: list[nn.Parameter], ledger: Ledger, **how) -> None:
-    ready: list[tuple[int, int]] = []
-    for p in parameters:
-        p.register_post_accumulate_grad_hook(lambda p: ready.append((p.numel(), ledger.kernels)))
-    product.backward(inputs=parameters, **how)
-    ledger.ready.append(ready)
-    ledger.ends.append(ledger.kernels)
+    product.backward(inputs=autoencoder.decoder.active(side))

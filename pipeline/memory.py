@@ -56,11 +56,10 @@ def step(
     )
     image = (more.peak - little.peak) / (MORE - LEAST)
     kept = (more.kept - little.kept) / (MORE - LEAST)
-    encoder = 4 * sum(elements for elements, _ in little.ready[0])  # gradients
     return Step(
         little.peak - LEAST * image + 4 * little.weights,
         image,
-        little.kept - LEAST * kept - little.weights - encoder,
+        little.kept - LEAST * kept - little.weights - little.gradients,
         kept,
     )
 

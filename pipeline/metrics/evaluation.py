@@ -96,7 +96,7 @@ class Evaluation:
         self.extractor, self.announcement = find_extractor(config)
         # Statistics are float64, and on the host when they are summed over processes.
         self.group: Any = dist.new_group(backend="gloo")
-        self.limit: int | None = None
+        self.limit: int | None = None  # of samples and images, in `estimate`
 
     @torch.no_grad()
     def measure(self, model: ResolutionModel, seed: int) -> dict[str, float]:

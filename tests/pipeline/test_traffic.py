@@ -6,7 +6,7 @@ import torch
 from pipeline.engines import Engine, EngineConfig
 from pipeline.networks.style.autoencoder import Autoencoder
 from pipeline.networks.style.shape import Shape
-from pipeline.traffic import BYTES, Traffic, fake_group, sent_per_step
+from tests.traffic import BYTES, Traffic, fake_group, sent_per_step
 
 pytestmark = pytest.mark.long
 

@@ -14,8 +14,8 @@ from pipeline.metrics.evaluation import Evaluation, EvaluationConfig, find_extra
 from pipeline.metrics.features import Extractor, FeaturesError
 from pipeline.networks.style.autoencoder import Autoencoder
 from pipeline.networks.style.shape import Shape
-from pipeline.traffic import Traffic, fake_group
 from tests.processes import run_together
+from tests.traffic import Traffic, fake_group
 
 pytestmark = pytest.mark.long
 
