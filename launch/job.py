@@ -43,8 +43,7 @@ class Training:
 
     def __call__(self) -> int:
         os.chdir(self.directory)
-        place = submitit.helpers.TorchDistributedEnvironment()
-        place.export(set_cuda_visible_devices=False, overwrite=True)
+        place = export_environment()
         if place.rank == 0:
             failure.clear(self.folder)
         try:
@@ -82,6 +81,17 @@ class Training:
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
         return submitit.helpers.DelayedSubmission(self)
+
+
+def export_environment() -> submitit.helpers.TorchDistributedEnvironment:
+    """Sets RANK, WORLD_SIZE, MASTER_ADDR and their kin of this task; returns them.
+
+    The job has a port of its own: sbatch passes on the MASTER_PORT of the shell that submits, which
+    submitit would take for every job of that shell.
+    """
+    os.environ.pop("MASTER_PORT", None)
+    place = submitit.helpers.TorchDistributedEnvironment()
+    return place.export(set_cuda_visible_devices=False, overwrite=True)
 
 
 def leave(status: int) -> None:

@@ -6,10 +6,8 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-import submitit
-
 from launch import arguments, check, cluster, rehearse, submission, watch
-from launch.job import leave
+from launch.job import export_environment, leave
 from stages.config import Config
 
 MINUTES = "60"  # time limit, if no other is given
@@ -25,8 +23,7 @@ class Trial:
 
     def __call__(self) -> None:
         os.chdir(self.directory)  # of relative paths
-        place = submitit.helpers.TorchDistributedEnvironment()
-        place.export(set_cuda_visible_devices=False, overwrite=True)
+        place = export_environment()
         if self.checks:
             status = check.run(self.config, self.folder, self.gpus)
         else:

@@ -88,6 +88,7 @@ def test_submitit_job_adds_up_over_four_nodes(slurm_cluster, executor):
         import torch
         from submitit.helpers import TorchDistributedEnvironment
 
+        os.environ.pop("MASTER_PORT", None)  # of the shell that submits
         environment = TorchDistributedEnvironment().export(overwrite=True)
         torch.distributed.init_process_group("gloo")
         total = torch.tensor(environment.rank + 1)

@@ -46,9 +46,15 @@ def slurm(*arguments: object, ends: int = 0) -> str:
 
 @pytest.fixture(scope="module")
 def whole(config, slurm_cluster, tmp_path_factory) -> tuple[Path, str]:
-    """The run of four nodes that nothing disturbed, and what the command said."""
+    """The run of four nodes that nothing disturbed, and what the command said.
+
+    The shell that submits has variables of another process group, as inside a training.
+    """
     folder = tmp_path_factory.mktemp("slurm-runs") / "whole"
-    said = slurm("--nodes", 4, "--config", config, "--output", folder, "--follow")
+    with pytest.MonkeyPatch.context() as shell:
+        shell.setenv("MASTER_ADDR", "127.0.0.1")
+        shell.setenv("MASTER_PORT", "0")
+        said = slurm("--nodes", 4, "--config", config, "--output", folder, "--follow")
     return folder, said
 
 
