@@ -19,10 +19,8 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from mlflow import MlflowClient
-
 from pipeline.records import trainings
-from pipeline.records.store import TrackingError
+from pipeline.records.mlflow_access import TrackingError, open_store
 from pipeline.records.trainings import Training
 
 # Parameters that do not change what is computed.
@@ -189,7 +187,7 @@ def main(arguments: list[str] | None = None) -> None:
         if bool(given.runs) == (given.sweep is not None):
             raise TrackingError("name trainings, or a sweep by --sweep ID")
         uri = trainings.store_of(given.runs, given.uri)
-        found = trainings.find(MlflowClient(uri), given.runs, given.sweep)
+        found = trainings.find(open_store(uri), given.runs, given.sweep)
         metric = given.metric or metric_of(found)
         made = rows(found, metric)
         if not made:

@@ -31,8 +31,7 @@ from pipeline.pictures.grids import grid
 from pipeline.records import checkpoints
 from pipeline.records.checkpoints import Checkpoint, CheckpointError
 from pipeline.records.files import whole
-from pipeline.records.mlflow_access import reason
-from pipeline.records.store import TrackingError
+from pipeline.records.mlflow_access import TrackingError, open_store, reason
 from pipeline.records.trainings import store_of
 
 PACKAGE = "soft-introvae-training"
@@ -117,10 +116,9 @@ def _describe(folder: Path, loaded: Any) -> None:
 
 def register(out: Path, name: str, alias: str | None, uri: str) -> str:
     """Registers the folder as a model version; returns its address. TrackingError."""
-    from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
-    client = MlflowClient(uri)
+    client = open_store(uri)
     try:
         if not client.search_registered_models(f"name = '{name}'"):
             client.create_registered_model(name)

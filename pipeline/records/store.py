@@ -21,9 +21,11 @@ from PIL import Image
 
 from pipeline.records.files import whole
 from pipeline.records.mlflow_access import (
+    TrackingError,
     address,
     is_client_error,
     is_deleted,
+    open_store,
     reason,
     store_lock,
     without_password,
@@ -35,10 +37,6 @@ DESCRIPTION = "mlflow.note.content"  # markdown; a user may edit it
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # or the UI hides the list of runs
 LONGEST = 6000  # characters of a parameter
 CUT = " ... (cut: config.yaml has all of it)"
-
-
-class TrackingError(Exception):
-    """A tracking server or store that cannot be used; the message names it and the way out."""
 
 
 class _Missing(Exception):  # noqa: N818 (printed, not raised further)
@@ -212,10 +210,7 @@ class Store:
 
     @cached_property
     def client(self) -> MlflowClient:
-        with store_lock(self.uri):
-            client = MlflowClient(self.uri)
-            client.get_experiment_by_name(self.experiment)  # makes the tables
-        return client
+        return open_store(self.uri)
 
     def _id(self, run: str) -> str:
         known = self.known.get("parent") if run == PARENT else self.known["stages"].get(run)
@@ -245,17 +240,18 @@ class Store:
 
     def _experiment(self) -> str:
         """Its id; made where there is none, and marked as what it is."""
+        client = self.client  # opening takes the lock, too
         with store_lock(self.uri):
-            found = self.client.get_experiment_by_name(self.experiment)
+            found = client.get_experiment_by_name(self.experiment)
             if found is None:
                 where = (self.folder.parent / "mlflow-artifacts").as_uri() if self.own else None
                 try:
-                    return self.client.create_experiment(self.experiment, where, tags=KIND)
+                    return client.create_experiment(self.experiment, where, tags=KIND)
                 except MlflowException as error:
                     if error.error_code != "RESOURCE_ALREADY_EXISTS":
                         raise
                     # Another training has just made it on the same server.
-                    found = self.client.get_experiment_by_name(self.experiment)
+                    found = client.get_experiment_by_name(self.experiment)
         if found.lifecycle_stage != "active":
             raise TrackingError(
                 f"the experiment {self.experiment} was deleted: restore it by  "
@@ -264,7 +260,7 @@ class Store:
             )
         if not found.tags.keys() >= KIND.keys():
             for key, value in KIND.items():
-                self.client.set_experiment_tag(found.experiment_id, key, value)
+                client.set_experiment_tag(found.experiment_id, key, value)
         return found.experiment_id
 
     def _move_under(self, run: str, parent: str) -> None:

@@ -4,15 +4,14 @@ import json
 import time
 from pathlib import Path
 
-from mlflow import MlflowClient
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from pipeline.records.mlflow_access import address, reason
+from pipeline.records.mlflow_access import TrackingError, address, open_store, reason
 from pipeline.records.outbox import NAME, Outbox
-from pipeline.records.store import KIND, PARENT, RECORD, Store, TrackingError, dataset_input
+from pipeline.records.store import KIND, PARENT, RECORD, Store, dataset_input
 from pipeline.say import say
 
 LAST_WAIT = 20.0  # seconds at the end of a training for unsent entries
@@ -63,11 +62,10 @@ class Tracking:
         if mlflow_store.is_new:
             try:
                 mlflow_store.open(PARENT, name, tags)
-            except (MlflowException, TrackingError, OSError, NotImplementedError) as error:
-                deleted = isinstance(error, TrackingError)
+            except (MlflowException, OSError) as error:
                 raise TrackingError(
-                    f"the MLflow store {self.uri} cannot be used: {reason(error)}"
-                    + ("" if deleted else "; start the server, or name another in tracking.uri")
+                    f"the MLflow store {self.uri} cannot be used: {reason(error)}; "
+                    "start the server, or name another in tracking.uri"
                 ) from error
         self.where = where(self.uri, mlflow_store.known.get("experiment_id", "1"))
         self.outbox = Outbox(self.folder / NAME, mlflow_store.send, f"MLflow at {self.uri}", say)
@@ -169,7 +167,7 @@ def record(uri: str | None, checkpoint: Path, about: dict, data: dict) -> str:
     store_uri = uri or own
     if store_uri is None:
         raise TrackingError(f"{checkpoint} belongs to no training in MLflow: name a store's URI")
-    client, side = MlflowClient(store_uri), about["resolution"]
+    client, side = open_store(store_uri), about["resolution"]
     tags = {k: str(v) for k, v in about.items() if k != "values"}
     tags |= {"mlflow.source.name": "pipeline/evaluate.py", "mlflow.source.type": "LOCAL"}
     try:

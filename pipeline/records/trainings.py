@@ -10,8 +10,8 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from pipeline.records import names
-from pipeline.records.mlflow_access import address, reason
-from pipeline.records.store import RECORD, TrackingError
+from pipeline.records.mlflow_access import TrackingError, address, reason
+from pipeline.records.store import RECORD
 
 
 @dataclass(frozen=True)
