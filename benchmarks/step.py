@@ -3,12 +3,12 @@
     python benchmarks/step.py --out step                  # the table: step.md and step.json
     python benchmarks/step.py --resolutions 64 --precisions bf16 --forms eager --seconds 2
 
-Measures every resolution in fp32 and bf16, eager and compiled (per block), for our step and for the
-published one: its passes draw again for the decoder and decode for gamma_r, 33 instead of 24
-forward-equivalents, and its layers are those of `benchmarks/published.py`. A step consists of both
-updates, both optimisers and the moving average. Its batch is that of configs/ffhq256.yaml, halved
-until it fits into memory; on a CPU it is --batch. Loading is not included. Both steps run in turns,
-so that other load affects both.
+Measures every resolution in fp32 and bf16: our step eager, as CUDA graphs (on a GPU) and compiled
+(per block); the published one eager and compiled. The published passes draw again for the decoder
+and decode for gamma_r, 33 instead of 24 forward-equivalents, and its layers are those of
+`benchmarks/published.py`. A step consists of both updates, both optimisers and the moving average.
+Its batch is that of configs/ffhq256.yaml, halved until it fits into memory; on a CPU it is --batch.
+Loading is not included. Both steps run in turns, so that other load affects both.
 
   images/s   from the median of the steps in --seconds, after three warm-up steps; on a CPU per
              second of processor time
@@ -37,7 +37,7 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parent.parent
 BATCHES = {4: 512, 8: 256, 16: 128, 32: 64, 64: 32, 128: 32, 256: 16}
 PASSES = ("ours", "published")
-FORMS = ("eager", "compiled")
+FORMS = ("eager", "graphs", "compiled")
 
 
 def networks_alone() -> None:
@@ -79,12 +79,14 @@ networks_alone()
 from benchmarks.published import layers_as_published  # noqa: E402
 from pipeline import ledger  # noqa: E402
 from pipeline.allocator import keep_freed_memory  # noqa: E402
-from pipeline.networks.family import DTYPES, weights_kept  # noqa: E402
+from pipeline.graphs import Graphs  # noqa: E402
+from pipeline.networks.family import DTYPES  # noqa: E402
 from pipeline.networks.style.autoencoder import Autoencoder  # noqa: E402
 from pipeline.networks.style.grown import Grown  # noqa: E402
 from pipeline.networks.style.shape import Shape  # noqa: E402
 from pipeline.objective import SoftIntroVAE  # noqa: E402
 from pipeline.optimizer import EqualizedAdam  # noqa: E402
+from pipeline.updates import Updates  # noqa: E402
 
 BETAS = dict(beta_rec=0.1, beta_kl=0.2, beta_neg=512, s=5e-6)
 OBJECTIVES = {
@@ -118,6 +120,7 @@ class Step:
             optimizer.set_learning_rate(0.002)
         self.objective = OBJECTIVES[passes]
         x = torch.rand(batch, 3, side, side, device=device) * 2 - 1
+        self.updates: Updates | Graphs = Updates(self.model, self.objective)
         ours = passes == "ours"
         layout = torch.channels_last if ours else torch.contiguous_format
         self.x = x.contiguous(memory_format=layout)
@@ -127,11 +130,10 @@ class Step:
             self.both_updates()
 
     def both_updates(self) -> None:
-        with weights_kept():
-            product, images, _ = self.objective.encoder_step(self.model, self.x)
+        product, _ = self.updates.encoder(self.x, None, 1.0)
         self.update(0, product, retain_graph=True)
         del product
-        product, _ = self.objective.decoder_step(self.model, self.x, images)
+        product, _ = self.updates.decoder(1.0)
         self.update(1, product)
         weights = list(self.networks.parameters())
         with torch.no_grad():
@@ -143,6 +145,10 @@ class Step:
         self.optimizers[which].step()
         for p in parameters:
             p.grad = None
+
+    def capture(self) -> None:
+        """Replays CUDA graphs of the passes from now on; one step must have run before."""
+        self.updates = Graphs(self.updates, self.parameters, self.x, None, 1)
 
     def compile(self) -> None:
         for network in (self.networks.encoder, self.networks.decoder):
@@ -202,7 +208,7 @@ def measure(given, device, side: int, precision: str, form: str, rate: float) ->
     while True:
         steps, peaks = {}, {}
         try:
-            for passes in given.passes:
+            for passes in given.passes if form != "graphs" else ("ours",):
                 held = torch.cuda.memory_allocated() if device.type == "cuda" else 0
                 step = steps[passes] = Step(shape, side, batch, precision, passes, device)
                 if form == "compiled":
@@ -210,6 +216,9 @@ def measure(given, device, side: int, precision: str, form: str, rate: float) ->
                 if device.type == "cuda":
                     torch.cuda.reset_peak_memory_stats()
                     step()
+                    if form == "graphs":
+                        step.capture()
+                        step()
                     peaks[passes] = torch.cuda.max_memory_allocated() - held
             times = seconds(steps, device, given.seconds)
             break
@@ -271,7 +280,8 @@ def main() -> None:
     rates = {precision: matrix_rate(device, precision) for precision in precisions}
     rows = []
     sides = given.resolutions or [side for side in BATCHES if side <= given.side]
-    for side, precision, form in itertools.product(sides, precisions, given.forms):
+    forms = [form for form in given.forms if form != "graphs" or device.type == "cuda"]
+    for side, precision, form in itertools.product(sides, precisions, forms):
         torch._dynamo.reset()
         for row in measure(given, device, side, precision, form, rates[precision]):
             rows.append(row)

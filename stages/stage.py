@@ -5,14 +5,17 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from dataprep.manifest import Manifest
 from pipeline import processes, section
 from pipeline.data import order
 from pipeline.data.loaders import training_images
 from pipeline.engines import Engine
-from pipeline.networks.family import Networks, weights_kept
-from pipeline.objective import Terms
+from pipeline.graphs import Graphs
+from pipeline.networks.family import Networks
+from pipeline.objective import Objective, Terms
+from pipeline.updates import Updates
 from stages import schedule
 from stages.config import Config
 from stages.schedule import Moment
@@ -40,6 +43,10 @@ class Stage:
             Engine(parameters, engine, settings.micro_batch, self.micro_batches)
             for parameters in networks.parameters_at(side)
         ]
+        self.kind: tuple[Objective, bool] | None = None
+        """Objective and whether it fades in, of the step before."""
+        self.graphs: Graphs | None = None
+        self.alpha = torch.zeros((), device=device)
         # Two iterators: the loader reads ahead of the steps.
         self.starts, ahead = (
             order.starts(images, moment.last, settings.batch, settings.micro_batch, rank, world)
@@ -51,38 +58,54 @@ class Stage:
 
     def step(self, moment: Moment) -> list[Terms]:
         """One update of each network (Algorithm 1); the terms of this process's micro-batches."""
-        settings, objective, engine = moment.stage, moment.objective, self.config.engine
-        networks = self.networks.training_at(settings.resolution, moment.alpha, engine.precision)
         for e in self.engines:
             e.optimizer.set_learning_rate(moment.lr)
-        held, terms = [], []
+        starts, terms, updates = [], [], None
         for _ in range(self.micro_batches):
             section.enter("data")
             start, (x, labels) = next(self.starts), next(self.images)
             section.enter("encoder")
-            model = networks.on(x, labels)
-            x = model.prepare(x)
+            updates = updates or self.updates(moment, x, labels)
             seed_draws(self.config.seed, start, ENCODER)
-            scale = self.engines[ENCODER].loss_scale.value
-            with weights_kept():
-                product, images, values = objective.encoder_step(model, x, scale)
+            product, values = updates.encoder(x, labels, self.engines[ENCODER].loss_scale.value)
             self.engines[ENCODER].accumulate(product)
-            if "kl_fake" in values:
-                values["sample_spread"] = spread(images[-1].detach()) / spread(x)
-            held.append((start, model, x, images))
+            starts.append(start)
             terms.append(values)
-        for values in terms:
+        for start, values in zip(starts, terms, strict=True):
             section.enter("decoder")
-            start, model, x, images = held.pop(0)
             seed_draws(self.config.seed, start, DECODER)
-            scale = self.engines[DECODER].loss_scale.value
-            product, more = objective.decoder_step(model, x, images, scale)
+            product, more = updates.decoder(self.engines[DECODER].loss_scale.value)
             self.engines[DECODER].accumulate(product)
             values |= more
         return terms
 
+    def updates(self, moment: Moment, x: Tensor, labels: Tensor | None) -> Updates | Graphs:
+        """The passes at `moment`, for micro-batches like `x` and `labels`.
+
+        With `engine.graphs`, the first step of each kind launches its kernels one by one, which
+        compiles them and chooses algorithms; the second is captured.
+        """
+        side, engine = moment.stage.resolution, self.config.engine
+        if not engine.graphs or x.device.type != "cuda" or engine.precision == "fp16":
+            networks = self.networks.training_at(side, moment.alpha, engine.precision)
+            return Updates(networks, moment.objective)
+        kind = (moment.objective, moment.alpha < 1)
+        if self.kind != kind:
+            self.kind, self.graphs = kind, None
+            networks = self.networks.training_at(side, moment.alpha, engine.precision)
+            return Updates(networks, moment.objective)
+        if self.graphs is None:
+            alpha = self.alpha if moment.alpha < 1 else 1.0
+            networks = self.networks.training_at(side, alpha, engine.precision)
+            updates = Updates(networks, moment.objective)
+            parameters = self.networks.parameters_at(side)
+            self.graphs = Graphs(updates, list(parameters), x, labels, self.micro_batches)
+        self.alpha.fill_(moment.alpha)
+        return self.graphs
+
     def close(self) -> None:
         self.images.close()
+        self.graphs = None
         for engine in self.engines:
             engine.close()
 
@@ -91,11 +114,6 @@ def seed_draws(seed: int, start: int, update: int) -> None:
     """Seeds the random draws by the micro-batch and the network that is updated."""
     digest = hashlib.blake2b(f"{seed} {start} {update}".encode(), digest_size=8).digest()
     torch.manual_seed(int.from_bytes(digest, "big"))
-
-
-def spread(x: torch.Tensor) -> torch.Tensor:
-    """How much images (B, 3, R, R) differ: the standard deviation over B, over all of a pixel."""
-    return x.var(dim=0, correction=0).mean().sqrt()
 
 
 class Meter:

@@ -21,6 +21,10 @@ PRECISIONS = ("fp32", "bf16", "fp64")
 """Precisions of a trained model."""
 
 
+Alpha = float | Tensor
+"""Weight of a fade-in. A tensor () is below 1, and its value may change between replays."""
+
+
 class ModelError(Exception):
     """A request that the model does not support; the message names the supported ones."""
 
@@ -70,7 +74,9 @@ class Networks(Protocol):
     def parameters_at(self, resolution: int) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """The parameters that train at `resolution`: the encoder's and the decoder's."""
 
-    def training_at(self, resolution: int, alpha: float, precision: str) -> ResolutionModel:
+    def training_at(
+        self, resolution: int, alpha: float | Tensor, precision: str
+    ) -> ResolutionModel:
         """The networks for training, in `precision`, a key of DTYPES."""
 
     def stepped(self, images: int, batch: int) -> None:

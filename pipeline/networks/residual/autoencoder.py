@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.networks.family import Images
+from pipeline.networks.family import Alpha, Images
 from pipeline.networks.residual import population
 from pipeline.networks.residual.decoder import Decoder
 from pipeline.networks.residual.encoder import Encoder
@@ -54,7 +54,7 @@ class Autoencoder(nn.Module):
         """All parameters of both networks."""
         return list(self.encoder.parameters()), list(self.decoder.parameters())
 
-    def training_at(self, resolution: int, alpha: float, precision: str) -> Step:
+    def training_at(self, resolution: int, alpha: Alpha, precision: str) -> Step:
         """The networks for training: batch norm uses batch statistics."""
         return Step(self, precision)
 

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.networks.family import Images
+from pipeline.networks.family import Alpha, Images
 from pipeline.networks.style.decoder import Decoder
 from pipeline.networks.style.encoder import Encoder
 from pipeline.networks.style.grown import Grown
@@ -36,7 +36,7 @@ class Autoencoder(nn.Module):
         """The parameters in use at `resolution`, including those of the fade-in."""
         return self.encoder.active(resolution), self.decoder.active(resolution)
 
-    def training_at(self, resolution: int, alpha: float, precision: str) -> Grown:
+    def training_at(self, resolution: int, alpha: Alpha, precision: str) -> Grown:
         """The networks for training: samples mix styles."""
         return Grown(self, resolution, alpha, precision, mixing=self.shape.style_mixing)
 

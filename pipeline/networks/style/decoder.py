@@ -6,13 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.networks.family import full_precision
+from pipeline.networks.family import Alpha, full_precision
 from pipeline.networks.style.encoder import active_parameters
 from pipeline.networks.style.layers import (
     Linear,
+    blend,
     blur,
     conv,
     conv_weight,
+    fades,
     leaky_relu,
     parameter,
     pixel_norm,
@@ -102,7 +104,7 @@ class Decoder(nn.Module):
         )
         self.to_rgb = nn.ModuleDict({str(r): ToRGB(shape.channels(r)) for r in sides})
 
-    def forward(self, z: Tensor, resolution: int, alpha: float = 1.0, noise: bool = True) -> Tensor:
+    def forward(self, z: Tensor, resolution: int, alpha: Alpha = 1.0, noise: bool = True) -> Tensor:
         return self.synthesize(self.styles(z), resolution, alpha, noise)
 
     def styles(self, z: Tensor) -> Tensor:
@@ -113,7 +115,11 @@ class Decoder(nn.Module):
         return w
 
     def synthesize(
-        self, w: Tensor, resolution: int, alpha: float = 1.0, noise: bool | list[Tensor] = True
+        self,
+        w: Tensor,
+        resolution: int,
+        alpha: Alpha = 1.0,
+        noise: bool | list[Tensor] = True,
     ) -> Tensor:
         """Image (B, 3, R, R) from w: (B, latent), or (B, layers, latent) with a row per style.
 
@@ -130,11 +136,11 @@ class Decoder(nn.Module):
             side = 4 << (row // 2)
             noise_1, noise_2 = (noise, noise) if isinstance(noise, bool) else noise[row : row + 2]
             x = self.blocks[str(side)](x, w[:, row], w[:, row + 1], noise_1, noise_2)
-            if side == resolution // 2 and alpha < 1:
+            if side == resolution // 2 and fades(alpha):
                 below = self.to_rgb[str(side)](x)
         image = self.to_rgb[str(resolution)](x)
         if below is not None:
-            image = torch.lerp(F.interpolate(below, scale_factor=2.0, mode="nearest"), image, alpha)
+            image = blend(F.interpolate(below, scale_factor=2.0, mode="nearest"), image, alpha)
         return image
 
     def noise_maps(self, resolution: int) -> list[Tensor]:

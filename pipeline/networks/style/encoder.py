@@ -6,15 +6,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.networks.family import full_precision
+from pipeline.networks.family import Alpha, full_precision
 from pipeline.networks.style.layers import (
     Linear,
+    blend,
     blur,
     conv,
     conv_weight,
     downsample_conv,
+    fades,
     leaky_relu,
     parameter,
+    share,
     standard_deviation,
 )
 from pipeline.networks.style.norm import layout, norm
@@ -80,7 +83,7 @@ class Encoder(nn.Module):
         self.max_logvar, self.widest = shape.max_logvar, shape.channels(4)
         self.posterior = nn.ModuleList(Linear(i, o, lr_mul=0.1) for i, o in pairwise(widths))
 
-    def forward(self, x: Tensor, alpha: float = 1.0) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, alpha: Alpha = 1.0) -> tuple[Tensor, Tensor]:
         features = self.features(x, alpha)
         for layer in self.posterior:
             features = leaky_relu(layer(features))
@@ -89,14 +92,14 @@ class Encoder(nn.Module):
             logvar = logvar - (logvar - self.max_logvar).clamp_min(0).detach()
         return mu, logvar
 
-    def features(self, x: Tensor, alpha: float) -> Tensor:
+    def features(self, x: Tensor, alpha: Alpha) -> Tensor:
         """The sum of the blocks' style features, (B, latent)."""
         side = x.shape[-1]
         x = x.contiguous(memory_format=layout(x.device, self.widest))
         h, style = self.blocks[str(side)](self.from_rgb[str(side)](x))
-        if alpha < 1 and side > 4:
+        if fades(alpha) and side > 4:
             below = self.from_rgb[str(side // 2)](F.avg_pool2d(x, 2))
-            h, style = torch.lerp(below, h, alpha), alpha * style
+            h, style = blend(below, h, alpha), share(style, alpha)
         while side > 4:
             side //= 2
             h, contribution = self.blocks[str(side)](h)

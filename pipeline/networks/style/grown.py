@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.networks.family import autocast
+from pipeline.networks.family import Alpha, autocast
 from pipeline.networks.style.decoder import style_layers
+from pipeline.networks.style.layers import blend, fades
 
 if TYPE_CHECKING:
     from pipeline.networks.style.autoencoder import Autoencoder
@@ -22,7 +23,7 @@ class Grown:
         self,
         autoencoder: Autoencoder,
         resolution: int,
-        alpha: float = 1.0,
+        alpha: Alpha = 1.0,
         precision: str = "fp32",
         mixing: float = 0.0,
     ):
@@ -35,7 +36,7 @@ class Grown:
 
     def prepare(self, x: Tensor) -> Tensor:
         """Blends real images with their lower resolution during the fade-in (spec C.3)."""
-        return x if self.alpha == 1 else torch.lerp(_halved(x), x, self.alpha)
+        return blend(_halved(x), x, self.alpha) if fades(self.alpha) else x
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """mu and logvar of q(z|x), each (B, latent)."""
@@ -52,12 +53,13 @@ class Grown:
         decoder = self.autoencoder.decoder
         with self._autocast():
             z = self.autoencoder.prior(count)
-            if torch.rand(()) >= self.mixing:
+            if self.mixing == 0:
                 return decoder(z, self.resolution, self.alpha)
             w = torch.stack([decoder.styles(z), decoder.styles(self.autoencoder.prior(count))])
+            # Drawn where it is used: a GPU does not wait for the host. cut = layers mixes nothing.
             layers = style_layers(self.resolution)
-            # Both draws are on the CPU, to avoid a GPU synchronisation. cut = layers mixes nothing.
-            cut = int(torch.randint(1, layers + 1, ()))
+            cut = torch.randint(1, layers + 1, (), device=w.device)
+            cut = cut.where(torch.rand((), device=w.device) < self.mixing, layers)
             fine = torch.arange(layers, device=w.device) >= cut
             w = torch.where(fine[:, None], w[1, :, None], w[0, :, None])
             return decoder.synthesize(w, self.resolution, self.alpha)

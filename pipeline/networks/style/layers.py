@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.networks.family import full_precision, kept
+from pipeline.networks.family import Alpha, full_precision, kept
 
 # Smallest side of the high-resolution image at which resampling convolutions are fused. Below, the
 # plain form is faster on a CPU despite more arithmetic (benchmarks/README.md).
@@ -69,6 +69,24 @@ def leaky_relu(x: Tensor, slope: float = 0.2) -> Tensor:
 def standard_deviation(variance: Tensor) -> Tensor:
     """sqrt(variance) without epsilon (spec A.5-2); the gradient at zero variance is zero."""
     return variance.clamp_min(torch.finfo(torch.float32).tiny).sqrt()
+
+
+def fades(alpha: Alpha) -> bool:
+    """Whether a fade-in is in progress. A tensor alpha is below 1: its value is on the GPU."""
+    return isinstance(alpha, Tensor) or alpha < 1
+
+
+def blend(below: Tensor, above: Tensor, alpha: Alpha) -> Tensor:
+    """(1 - alpha) below + alpha above, rounded once to their dtype."""
+    if isinstance(alpha, Tensor):
+        exact = torch.lerp(full_precision(below), full_precision(above), alpha)
+        return exact.to(above.dtype)
+    return torch.lerp(below, above, alpha)
+
+
+def share(x: Tensor, alpha: Alpha) -> Tensor:
+    """alpha x, rounded once to the dtype of x."""
+    return (alpha * full_precision(x)).to(x.dtype) if isinstance(alpha, Tensor) else alpha * x
 
 
 def pixel_norm(z: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from pipeline.metrics import features
 from pipeline.metrics.features import FeaturesError
-from pipeline.networks.family import Images
+from pipeline.networks.family import Alpha, Images
 from pipeline.networks.translation.layers import Decoder, Encoders
 from pipeline.networks.translation.perceptual import PerceptualError
 from pipeline.networks.translation.shape import Shape
@@ -46,7 +46,7 @@ class Autoencoder(nn.Module):
         """All parameters of both networks."""
         return list(self.encoder.parameters()), list(self.decoder.parameters())
 
-    def training_at(self, resolution: int, alpha: float, precision: str) -> Step:
+    def training_at(self, resolution: int, alpha: Alpha, precision: str) -> Step:
         """The networks for training; FeaturesError if VGG16 is needed and missing."""
         return Step(self, precision, self.perceptual_error())
 
