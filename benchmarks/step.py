@@ -148,7 +148,7 @@ class Step:
 
     def capture(self) -> None:
         """Replays CUDA graphs of the passes from now on; one step must have run before."""
-        self.updates = Graphs(self.updates, self.parameters, self.x, None, 1)
+        self.updates = Graphs(self.updates, self.networks, self.x, None, 1)
 
     def compile(self) -> None:
         for network in (self.networks.encoder, self.networks.decoder):

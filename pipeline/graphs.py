@@ -4,28 +4,30 @@ Launching the kernels of a step one by one takes the host longer than the GPU ne
 (benchmarks/README.md). Kernels, random draws and results are those of `pipeline.updates`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.networks.family import ModelError
+from pipeline.networks.family import ModelError, Networks
 from pipeline.objective import Terms
 from pipeline.updates import Updates
 
 
 class Graphs:
-    """Replays the passes of `count` micro-batches, each like `x` and `labels`.
+    """Replays the passes of `networks` for `count` micro-batches like `x` and `labels`.
 
-    `parameters` are those of the encoder and of the decoder. Called like `Updates`, with micro-
-    batches in the same order in each step: the graphs share memory in the order of their capture.
-    ModelError if a pass cannot be captured.
+    Called like `Updates`, with micro-batches in the same order in each step: the graphs share
+    memory in the order of their capture. ModelError if a pass cannot be captured.
     """
 
     def __init__(
         self,
         updates: Updates,
-        parameters: list[list[nn.Parameter]],
+        networks: Networks,
         x: Tensor,
         labels: Tensor | None,
         count: int,
@@ -34,23 +36,25 @@ class Graphs:
             (torch.empty_like(x), None if labels is None else torch.empty_like(labels))
             for _ in range(count)
         ]
-        of_encoder, of_decoder = parameters
+        of_encoder, of_decoder = networks.parameters_at(x.shape[-1])
         pool = torch.cuda.graph_pool_handle()
+        assert isinstance(networks, nn.Module)
         try:
-            self.encoders = [
-                Captured(lambda given=given: updates.encoder(*given, 1.0), of_encoder, pool, True)
-                for given in self.inputs
-            ]
-            self.decoders = [
-                Captured(lambda: updates.decoder(1.0), of_decoder, pool, False)
-                for _ in range(count)
-            ]
+            with aliases(networks) as leaves:
+                self.encoders = [
+                    Captured(partial(updates.encoder, *given, 1.0), of_encoder, leaves, pool, True)
+                    for given in self.inputs
+                ]
+                self.decoders = [
+                    Captured(partial(updates.decoder, 1.0), of_decoder, leaves, pool, False)
+                    for _ in range(count)
+                ]
         except torch.cuda.OutOfMemoryError:
             raise
         except RuntimeError as error:
             raise ModelError(
                 f"the passes of a step cannot be captured as CUDA graphs; engine.graphs=false "
-                f"trains without: {error}"
+                f"trains without: {error.__context__ or error}"
             ) from error
         self.next = [0, 0]
 
@@ -73,17 +77,38 @@ class Graphs:
         return number
 
 
+@contextmanager
+def aliases(networks: nn.Module) -> Iterator[dict[nn.Parameter, nn.Parameter]]:
+    """Inside, the networks compute with other leaves in the memory of their parameters; yields
+    the leaf of each parameter.
+
+    DeepSpeed holds autograd's nodes of the parameters. These belong to the stream that made them,
+    and a backward pass that is captured must not wait for another stream.
+    """
+    modules = list(networks.modules())
+    leaves = {p: nn.Parameter(p.detach()) for p in networks.parameters()}
+    held = [(module, name, p) for module in modules for name, p in module._parameters.items()]
+    try:
+        for module, name, p in held:
+            module._parameters[name] = None if p is None else leaves[p]
+        yield leaves
+    finally:
+        for module, name, p in held:
+            module._parameters[name] = p
+
+
 class Captured:
     """A captured pass: its product, its terms and the gradients of `parameters`.
 
-    `keep` keeps the pass's autograd graph for a later one.
+    `leaves` are as of `aliases`. `keep` keeps the pass's autograd graph for a later one.
     """
 
     def __init__(
         self,
         compute: Callable[[], tuple[Tensor, Terms]],
         parameters: list[nn.Parameter],
-        pool: tuple[int, int],
+        leaves: dict[nn.Parameter, nn.Parameter],
+        pool: Any,
         keep: bool,
     ):
         self.graph = torch.cuda.CUDAGraph()
@@ -91,7 +116,7 @@ class Captured:
         with torch.cuda.graph(self.graph, pool=pool, capture_error_mode="thread_local"):
             product, terms = compute()
             gradients = torch.autograd.grad(
-                product, parameters, retain_graph=keep, allow_unused=True
+                product, [leaves[p] for p in parameters], retain_graph=keep, allow_unused=True
             )
             self.product, self.names = product.detach(), sorted(terms)
             self.terms = torch.stack([terms[name] for name in self.names])

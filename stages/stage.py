@@ -98,8 +98,7 @@ class Stage:
             alpha = self.alpha if moment.alpha < 1 else 1.0
             networks = self.networks.training_at(side, alpha, engine.precision)
             updates = Updates(networks, moment.objective)
-            parameters = self.networks.parameters_at(side)
-            self.graphs = Graphs(updates, list(parameters), x, labels, self.micro_batches)
+            self.graphs = Graphs(updates, self.networks, x, labels, self.micro_batches)
         self.alpha.fill_(moment.alpha)
         return self.graphs
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pipeline import networks
-from pipeline.graphs import Graphs, Known
+from pipeline.graphs import Graphs, Known, aliases
 from pipeline.networks import StyleShape
 from pipeline.networks.family import ModelError
 from pipeline.networks.residual import shape as residual
@@ -72,7 +72,9 @@ def test_style_networks(objective, alpha, micro_batches):
         return Updates(pair.training_at(16, alpha, "fp32"), objective)
 
     step(updates(alpha), parameters, batches, 0)  # chooses algorithms
-    graphs = Graphs(updates(at), list(parameters), *batches[0], micro_batches)
+    held = [p.expand_as(p).grad_fn.next_functions for ps in parameters for p in ps]  # as DeepSpeed
+    graphs = Graphs(updates(at), pair, *batches[0], micro_batches)
+    assert held and pair.parameters_at(16) == parameters
     for seed in (1, 2, 3):
         if alpha < 1:
             alpha = 0.2 * seed
@@ -107,7 +109,7 @@ def test_other_families(shape):
         return Updates(pair.training_at(side, 1.0, "fp32"), OBJECTIVE)
 
     step(updates(), parameters, batches, 0)
-    graphs = Graphs(updates(), list(parameters), *batches[0], 1)
+    graphs = Graphs(updates(), pair, *batches[0], 1)
     for seed in (1, 2):
         ours, plain = (step(u, parameters, batches, seed) for u in (graphs, updates()))
         torch.testing.assert_close(ours, plain, rtol=1e-2, atol=1e-4)
@@ -115,10 +117,23 @@ def test_other_families(shape):
 
 @pytest.mark.gpu
 def test_a_pass_that_reads_a_value_is_refused():
-    class Reads:
+    class Reads(Updates):
         def encoder(self, x, labels, scale):
             return x.sum() * float(x.sum()), {"loss": x.sum()}
 
-    x = torch.ones(2, device="cuda", requires_grad=True)
+    pair = built(STYLE, torch.device("cuda"))
+    updates = Reads(pair.training_at(16, 1.0, "fp32"), OBJECTIVE)
     with pytest.raises(ModelError, match=r"engine\.graphs=false"):
-        Graphs(Reads(), [[x], [x]], torch.ones(2, device="cuda"), None, 1)
+        Graphs(updates, pair, torch.ones(2, 3, 16, 16, device="cuda"), None, 1)
+    assert all(isinstance(p, torch.nn.Parameter) for p in pair.parameters())
+
+
+def test_aliases_share_memory_and_leave_the_parameters():
+    pair = built(STYLE, "cpu")
+    before = list(pair.parameters())
+    with aliases(pair) as leaves:
+        inside = list(pair.parameters())
+        assert [leaves[p] for p in before] == inside and inside[0] is not before[0]
+        inside[0].data.fill_(3)
+    assert all(a is b for a, b in zip(pair.parameters(), before, strict=True))
+    assert (before[0] == 3).all()
