@@ -1,5 +1,6 @@
 """Evaluation of trained networks: Frechet distance to the training data, reconstruction error."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,8 @@ from pipeline.data.loaders import split_images, to_uint8
 from pipeline.metrics import features, frechet
 from pipeline.metrics.features import Extractor, FeaturesError
 from pipeline.networks.family import ResolutionModel
+
+TIMED = 5  # batches of each process, from which `estimate` extrapolates
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -109,41 +112,59 @@ class Evaluation:
         distance = frechet.distance(real, made) if processes.is_first() else float("nan")
         return {
             metric_name(self.extractor, self.config.samples): distance,
-            "reconstruction_mse": self._reconstruction_error(model, seed),
+            "reconstruction_mse": self._reconstruction_error(model, seed, self.heartbeat),
         }
 
     @torch.no_grad()
     def estimate(self, model: ResolutionModel, seed: int) -> tuple[float, float]:
         """Seconds of the statistics of the training data, which are measured once, and of the rest
-        of `measure`; from one batch of each part on each process, scaled up."""
+        of `measure`; from the first batches of each part on each process."""
         network = self.extractor.load(self.device)
         side = model.resolution
         width = network(torch.zeros(2, 3, 8, 8, dtype=torch.uint8, device=self.device)).shape[1]
-        self.limit = max(2, self.config.batch * processes.world_size())
+        found: Any = None
 
-        def features(images: Iterator[Tensor | None]):
-            return frechet.statistics(images, network, width, self.group, self.heartbeat)
+        def read(heartbeat: Callable[[], None]) -> None:
+            images = (x if x is None else to_uint8(x) for x in self.images(side, "train"))
+            frechet.statistics(images, network, width, self.group, heartbeat)
 
-        def read() -> Iterator[Tensor | None]:
-            return (x if x is None else to_uint8(x) for x in self.images(side, "train"))
+        def sample(heartbeat: Callable[[], None]) -> None:
+            nonlocal found
+            samples = self.samples(model, seed)
+            found = frechet.statistics(samples, network, width, self.group, heartbeat)
 
-        def seconds(part: Callable[[], Any], count: int) -> float:
-            part()  # warm-up
-            started = time.monotonic()
-            part()
-            return (time.monotonic() - started) * max(1, count / self.limit)
+        def reconstruct(heartbeat: Callable[[], None]) -> None:
+            self._reconstruction_error(model, seed, heartbeat)
 
-        once = seconds(lambda: features(read()), self.manifest.count("train"))
-        each = seconds(lambda: features(self.samples(model, seed)), self.config.samples)
-        each += seconds(
-            lambda: self._reconstruction_error(model, seed), self.manifest.count("test")
-        )
-        found = features(self.samples(model, seed))
-        self.limit = None
+        once = self._seconds(read, self.manifest.count("train"))
+        each = self._seconds(sample, self.config.samples)
+        each += self._seconds(reconstruct, self.manifest.count("test"))
         started = time.monotonic()
         frechet.distance(found, found)
         known = self._statistics_path(side).exists()
         return 0.0 if known else once, each + time.monotonic() - started
+
+    def _seconds(self, part: Callable[[Callable[[], None]], None], count: int) -> float:
+        """Seconds of a part of `measure` over `count` items, which calls what it is given after
+        each batch. Its first batch and its end (a reader starts, sums are reduced) count once."""
+        moments = []
+
+        def heartbeat() -> None:
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+            moments.append(time.monotonic())
+            self.heartbeat()
+
+        each_round = self.config.batch * processes.world_size()
+        self.limit = TIMED * each_round
+        started = time.monotonic()
+        part(heartbeat)
+        seconds = time.monotonic() - started
+        self.limit = None
+        left = math.ceil(count / each_round) - len(moments)
+        if left <= 0:
+            return seconds
+        return seconds + left * (moments[-1] - moments[0]) / (len(moments) - 1)
 
     def _rounds(self, count: int) -> Iterator[range | None]:
         """This process's batches of `count` items; None pads to the others' number."""
@@ -204,7 +225,9 @@ class Evaluation:
         name = f"{self.extractor.metric}-{self.extractor.digest[:12]}-r{resolution:03}-train"
         return folder / f"{name}-{self.manifest.digest[:12]}.safetensors"
 
-    def _reconstruction_error(self, model: ResolutionModel, seed: int) -> float:
+    def _reconstruction_error(
+        self, model: ResolutionModel, seed: int, heartbeat: Callable[[], None]
+    ) -> float:
         """Mean squared error per value, in [-1, 1] units, of D(mu(x)) over the test split."""
         total = torch.zeros(2, dtype=torch.float64, device=self.device)
         for number, batch in enumerate(self.batches(model.resolution, "test")):
@@ -213,7 +236,7 @@ class Evaluation:
                 x, on = batch.images, model.on(*batch)
                 error = (on.decode(on.encode(x)[0]) - x).double().square()
                 total += torch.stack([error.sum(), error.new_full((), error.numel())])
-            self.heartbeat()
+            heartbeat()
         total = total.cpu()
         dist.all_reduce(total, group=self.group)
         return (total[0] / total[1]).item()

@@ -1,5 +1,6 @@
 """Frechet distances are right, bear honest names, and do not depend on who computes them."""
 
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -144,6 +145,28 @@ def test_the_same_values_for_any_number_of_processes_and_from_the_cache(dataset,
     # Whether the reference is known, its statistics, those of samples, the reconstruction error.
     assert first["collectives"] == ["broadcast", *["allreduce"] * 3]
     assert again["collectives"] == ["broadcast", *["allreduce"] * 2]
+
+
+def seconds(dataset: str, cache: str) -> list[list[float]]:
+    """[estimated, taken] of the training data's statistics, and of the rest of an evaluation."""
+    model = Autoencoder(Shape(resolution=16, latent=8, base_channels=4, max_channels=8)).at(16)
+    config = EvaluationConfig(extractor="random", samples=100, batch=1, cache=cache)
+    data, device = DataConfig(path=dataset, loader="ffcv", workers=1), torch.device("cpu")
+    tool = Evaluation(config, data, Manifest.load(dataset), device, lambda: None)
+    tool.estimate(model, seed=0)  # FFCV compiles
+    estimated, times = tool.estimate(model, seed=0), [time.monotonic()]
+    for _ in range(2):  # the second finds the statistics
+        tool.measure(model, seed=0)
+        times.append(time.monotonic())
+    first, rest = times[1] - times[0], times[2] - times[1]
+    return [[estimated[0], first - rest], [estimated[1], rest]]
+
+
+def test_a_reader_that_takes_long_to_start_is_estimated_to_start_once(dataset, tmp_path):
+    (found,) = run_together(1, seconds, str(dataset), str(tmp_path))
+    # FFCV's reader takes 0.2 s and more to start, and 1 ms for an image.
+    for estimated, taken in found:
+        assert estimated < 4 * taken + 1, found
 
 
 @pytest.mark.parametrize("world", [3, 32, 256])
