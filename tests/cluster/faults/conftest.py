@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from stages.scale import scaled
 from tests.cluster.faults import table
 from tests.cluster.faults.training import Training, content
 from tests.stages.tiny import run, write
@@ -55,7 +56,7 @@ def expected(dataset, tmp_path_factory):
     def of(processes: int, **changes) -> dict[str, str]:
         folder = tmp_path_factory.mktemp("undisturbed") / "run"
         made = content(dataset, **changes)
-        assert run(made, folder, processes, timeout=600) == [0] * processes
+        assert run(scaled(made), folder, processes, timeout=600) == [0] * processes
         return Training(folder, folder, ["launch/local.py"], "", processes).weights()
 
     return of
@@ -90,22 +91,22 @@ def cluster(_cluster):
 
 @pytest.fixture
 def on_slurm(request, fault, dataset, tmp_path):
-    """on_slurm(*arguments, nodes=2, folder=...): a training that is not started yet."""
+    """on_slurm(*arguments, nodes=2, per_node=1, folder=...): a training that is not started yet."""
     started = []
 
     def make(
-        *arguments: object, nodes: int = 2, folder: Path | None = None, follow: bool = True,
-        data: Path | None = None, **changes
+        *arguments: object, nodes: int = 2, per_node: int = 1, folder: Path | None = None,
+        follow: bool = True, data: Path | None = None, **changes
     ) -> Training:  # fmt: skip
         cluster = request.getfixturevalue("cluster")
         config = write(content(data or dataset, **changes), tmp_path / "tiny.yaml")
-        command = ["launch/slurm.py", "--config", config, "--gpus-per-node", 0, "--nodes", nodes]
-        command += ["--follow"] * follow
-        conf = cluster.env["SLURM_CONF"]
-        training = Training(
-            folder or tmp_path / "run", tmp_path, [*command, *arguments], conf, nodes
-        )
-        fault.row.where = f"{nodes} nodes"
+        command = ["launch/slurm.py", "--gpus-per-node", 0]
+        if per_node > 1:
+            command = ["tests/cluster/faults/slurm_on_cpus.py", "--gpus-per-node", per_node]
+        command += ["--config", config, "--nodes", nodes, *["--follow"] * follow, *arguments]
+        conf, processes = cluster.env["SLURM_CONF"], nodes * per_node
+        training = Training(folder or tmp_path / "run", tmp_path, command, conf, processes)
+        fault.row.where = f"{nodes} nodes" + f", {per_node} processes each" * (per_node > 1)
         started.append(training)
         return training
 

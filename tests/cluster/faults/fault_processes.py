@@ -39,6 +39,18 @@ def test_kill_of_all_ranks(fault, on_slurm):
     killed(fault, on_slurm, 0, 1)
 
 
+def test_kill_of_one_of_eight(fault, on_slurm):
+    """3b: kill -9 of rank 5 of 8, scale: 2."""
+    training = on_slurm(nodes=4, per_node=2, scale=2).start()
+    training.wait_images(2 * BATCH * 13)
+    fault.strikes()
+    training.kill(5)
+    fault.noticed(training, REQUEUED)
+    fault.completes(training, scale=2)
+    assert "4 nodes, 2 processes on each" in training.said()
+    assert "continuing at" in training.log()
+
+
 def test_sigstop_of_rank_0(fault, on_slurm):
     """7: SIGSTOP for ever of rank 0, with the time-outs that are the default."""
     training = on_slurm().start()

@@ -62,8 +62,8 @@ def _status(child: BaseProcess) -> int | None:
 
 
 class Training:
-    """`command` is launch/local.py or launch/slurm.py with its arguments, without --output. What
-    it prints is kept in the folder `notes`."""
+    """`command` is a launcher (launch/local.py, launch/slurm.py) with its arguments, without
+    --output. What it prints is kept in the folder `notes`."""
 
     def __init__(self, folder: Path, notes: Path, command: list, conf: str, processes: int):
         self.folder, self.notes, self.command, self.conf = folder, notes, [*map(str, command)], conf
@@ -75,7 +75,7 @@ class Training:
 
     @property
     def on_slurm(self) -> bool:
-        return "launch/slurm.py" in self.command[0]
+        return "slurm" in self.command[0]
 
     def start(self, *more: object) -> "Training":
         """The command, once more if it has run before."""
@@ -197,8 +197,8 @@ class Training:
 
     def images_again(self) -> int:
         """Images computed more than once."""
-        steps = [line[1] for line in LINE.finditer(self.log())]
-        return BATCH * (len(steps) - len(set(steps)))
+        steps = [int(line[1].replace(",", "")) for line in LINE.finditer(self.log())]
+        return min(steps, default=0) * (len(steps) - len(set(steps)))  # the first step ends at its own images
 
     def weights(self) -> dict[str, str]:
         """sha256 of the final tensor files; empty without the last checkpoint."""
