@@ -14,7 +14,7 @@ import weakref
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -62,6 +62,9 @@ class Ledger(TorchDispatchMode):
         """Bytes held between the encoder's update and the decoder's."""
         self.gradients = 0
         """Bytes of the encoder's gradients, among those."""
+        self.ready: list[list[tuple[int, int]]] = []
+        """Of encoder and decoder: for each gradient, in the order in which they are complete, its
+        elements and the number of kernels before."""
         self._storages: dict[int, int] = {}
 
     @property
@@ -163,8 +166,16 @@ def _both_updates(model: Grown, objective: Objective, x: Tensor, ledger: Ledger)
     with weights_kept():
         product, images, _ = objective.encoder_step(model, x)
     encoder = autoencoder.encoder.active(side)
-    product.backward(inputs=encoder, retain_graph=True)
+    _backward(ledger, product, encoder, retain_graph=True)
     del product
     ledger.kept, ledger.gradients = ledger.held, sum(p.nbytes for p in encoder)
     product, _ = objective.decoder_step(model, x, images)
-    product.backward(inputs=autoencoder.decoder.active(side))
+    _backward(ledger, product, autoencoder.decoder.active(side))
+
+
+def _backward(ledger: Ledger, product: Tensor, parameters: list[nn.Parameter], **how) -> None:
+    ready: list[tuple[int, int]] = []
+    for p in parameters:
+        p.register_post_accumulate_grad_hook(lambda p: ready.append((p.numel(), ledger.kernels)))
+    product.backward(inputs=parameters, **how)
+    ledger.ready.append(ready)

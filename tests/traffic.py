@@ -21,9 +21,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pipeline import processes  # noqa: F401 (sets DeepSpeed up)
-from pipeline.engines import EngineConfig
-
-BYTES = {"fp32": 4, "bf16": 2}
 
 
 @contextmanager
@@ -65,18 +62,3 @@ def share(collective: str, world: int) -> float:
     if collective.startswith("allreduce"):
         return 2 * ring
     return ring if collective.startswith(("allgather", "reduce_scatter")) else min(1, world - 1)
-
-
-def sent_per_step(
-    parameters: int, config: EngineConfig, accumulation: int, world: int
-) -> tuple[int, int]:
-    """Bytes that an engine of so many parameters sends in a step: (gradients, weights).
-
-    DeepSpeed 0.19 reduces gradients with an all-reduce at every ZeRO stage, at stage 2 for each of
-    the `accumulation` micro-batches. From stage 1 on it then gathers the float32 weights.
-    """
-    ring = (world - 1) / world
-    times = accumulation if config.zero_stage == 2 else 1
-    gradients = 2 * ring * parameters * BYTES[config.reduce] * times
-    weights = ring * parameters * 4 if config.zero_stage else 0
-    return round(gradients), round(weights)

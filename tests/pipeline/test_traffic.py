@@ -3,10 +3,11 @@
 import pytest
 import torch
 
+from benchmarks.scaling import BYTES, sent_per_step
 from pipeline.engines import Engine, EngineConfig
 from pipeline.networks.style.autoencoder import Autoencoder
 from pipeline.networks.style.shape import Shape
-from tests.traffic import BYTES, Traffic, fake_group, sent_per_step
+from tests.traffic import Traffic, fake_group
 
 pytestmark = pytest.mark.long
 
