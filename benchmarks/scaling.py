@@ -6,11 +6,12 @@
     python benchmarks/scaling.py --rehearsals FILE                       # both, side by side
 
 CALCULATED is a bound. From the ledger, each kernel takes its roofline time on the chip, multiplied
-by --times, and begins at least --host microseconds after the one before. To that come Adam, the
-average, and the communication that no backward pass hides: with engine.overlap, a part of the
-gradients is sent as soon as it is complete, as DeepSpeed does. Within a node of eight GPUs bytes go
-over NVLink, between nodes over its --links of 400 Gbit/s, at full rate and without latency. With
-more GPUs than can share the batches, `scale` doubles (stages/scale.py).
+by --times. To that come Adam, the average, and the communication that no backward pass hides. With
+engine.graphs=false, each kernel begins at least --host microseconds after the one before, and
+engine.overlap sends a part of the gradients as soon as it is complete; CUDA graphs take no time to
+launch, and give all gradients at once. Within a node of eight GPUs bytes go over NVLink, between
+nodes over its --links of 400 Gbit/s, at full rate and without latency. With more GPUs than can
+share the batches, `scale` doubles (stages/scale.py).
 
 MEASURED are rehearsals (--rehearse), with loader and average, by any number of processes, on a
 cluster or with launch/local.py. FILE holds what they printed. Efficiency is images per second
@@ -41,7 +42,7 @@ NVLINK = 450e9  # bytes per second and direction of a GPU: the data sheets of H1
 LINK = 400e9 / 8
 NODE = 8  # GPUs
 BYTES = {"fp32": 4, "bf16": 2}
-# ZeRO stage, precision of the reduction, overlap
+# ZeRO stage, precision of the reduction, overlap (without CUDA graphs)
 FORMS = [(1, "fp32", False), (1, "fp32", True), (1, "bf16", True), (0, "fp32", False),
          (0, "bf16", False)]  # fmt: skip
 
@@ -56,15 +57,15 @@ class Machine:
     times: float
     """Time of a kernel, relative to its roofline."""
     host: float
-    """Seconds between two kernels' launches."""
+    """Seconds between the launches of two kernels that are in no CUDA graph."""
     links: int
     """Of 400 Gbit/s, of each node."""
 
-    def ends(self, rows: list[ledger.Kernel], precision: str) -> list[float]:
+    def ends(self, rows: list[ledger.Kernel], precision: str, graphs: bool) -> list[float]:
         """Seconds until the first n kernels have ended, for n from 0."""
         rate, end, found = self.chip.flops[precision] / 2, 0.0, [0.0]
         for launched, kernel in enumerate(rows, start=1):
-            end = max(end, launched * self.host)
+            end = end if graphs else max(end, launched * self.host)
             end += self.times * kernel.seconds(rate, self.chip.bytes)
             found.append(end)
         return found
@@ -96,13 +97,14 @@ def step_of(config: Config, number: int, gpus: int, machine: Machine) -> Step:
     counted = count(
         config.shape, objective, stage.resolution, images, precision.replace("fp16", "bf16")
     )
-    times, bandwidth = machine.ends(counted.rows, precision), machine.bandwidth(gpus)
+    graphs, bandwidth = engine.graphs and precision != "fp16", machine.bandwidth(gpus)
+    times = machine.ends(counted.rows, precision, graphs)
     sent, hidden, moved = 0, 0.0, 3.0 * counted.weights  # by the average
     for ready in counted.ready:
         sizes = [elements for elements, _ in ready]
         gradients, weights = sent_per_step(sum(sizes), engine, micro_batches, gpus)
         sent += gradients + weights
-        if engine.overlap:
+        if engine.overlap and not graphs:
             last = gradients / (micro_batches if engine.zero_stage == 2 else 1) / bandwidth
             part = max(*sizes, sum(sizes) // OVERLAPPED_PARTS)
             complete = [(elements, times[kernels]) for elements, kernels in ready]
@@ -189,7 +191,8 @@ def communication(content: dict, machine: Machine, gpus: int) -> str:
     config, _ = shared_by(content, gpus)
     names, rows = ["px"], [[f"{stage.resolution}"] for stage in config.stages]
     for zero_stage, reduce, overlap in FORMS:
-        engine = replace(config.engine, zero_stage=zero_stage, reduce=reduce, overlap=overlap)
+        form: dict = {"zero_stage": zero_stage, "reduce": reduce, "overlap": overlap}
+        engine = replace(config.engine, graphs=not overlap, **form)
         names.append(f"ZeRO {zero_stage}, {reduce}{', overlapped' if overlap else ''}")
         for number, row in enumerate(rows):
             found = step_of(replace(config, engine=engine), number, gpus, machine)
@@ -254,7 +257,7 @@ def main() -> None:
     add("--rehearsals", type=Path, metavar="FILE", help="measurements, to print beside")
     add("--chip", choices=CHIPS, default="H100")
     add("--times", type=float, default=1.0, help="time of a kernel, relative to its roofline [1]")
-    add("--host", type=float, default=0.0, help="microseconds between two launches [0]")
+    add("--host", type=float, default=60.0, help="microseconds between launches, no graphs [60]")
     add("--links", type=int, default=1, help="links of 400 Gbit/s of each node [1]")
     given = parser.parse_intermixed_args()
     named = CONFIGS / f"{given.config}.yaml"
@@ -262,7 +265,8 @@ def main() -> None:
     machine = Machine(CHIPS[given.chip], given.times, given.host / 1e6, given.links)
     print(
         f"CALCULATED: {content['name']}, {given.chip}, kernels at {given.times:g} times their "
-        f"roofline, {given.host:g} us between launches, {given.links} x 400 Gbit/s between nodes\n"
+        f"roofline, {given.host:g} us between launches without CUDA graphs, {given.links} x 400 "
+        f"Gbit/s between nodes\n"
     )
     if given.rehearsals:
         print(side_by_side(given.rehearsals.read_text(), content, machine, given.chip))

@@ -1,5 +1,7 @@
 """What benchmarks/scaling.py calculates, and what it reads of rehearsals."""
 
+from dataclasses import replace
+
 import pytest
 
 from benchmarks.ledger import Chip
@@ -23,9 +25,9 @@ def test_a_full_part_is_sent_while_the_next_is_computed():
 def test_a_kernel_waits_for_its_launch_and_for_the_one_before():
     rows = [Kernel("a", 0, 4), Kernel("b", 0, 1), Kernel("c", 0, 1)]
     chip = Chip({"fp32": 1.0}, bytes=1.0)
-    assert Machine(chip, 1, 0, 1).ends(rows, "fp32") == [0, 4, 5, 6]
-    assert Machine(chip, 2, 0, 1).ends(rows, "fp32") == [0, 8, 10, 12]
-    assert Machine(chip, 1, 3, 1).ends(rows, "fp32") == [0, 7, 8, 10]
+    assert Machine(chip, 1, 3, 1).ends(rows, "fp32", graphs=True) == [0, 4, 5, 6]
+    assert Machine(chip, 2, 3, 1).ends(rows, "fp32", graphs=True) == [0, 8, 10, 12]
+    assert Machine(chip, 1, 3, 1).ends(rows, "fp32", graphs=False) == [0, 7, 8, 10]
 
 
 @pytest.mark.long
@@ -38,6 +40,8 @@ def test_a_step_takes_its_kernels_and_its_communication():
     assert free.images_per_s == pytest.approx(64 / (free.sent / LINK))
     assert (free.communication, free.hidden) == (free.sent / LINK, 0)
     config, scale = shared_by(content, 1)
+    assert scale == 1
+    config = replace(config, engine=replace(config.engine, graphs=False))
     one = step_of(config, 1, 1, Machine(never, 1, 1e-3, 1))
     kernels = round(16 / one.images_per_s / 1e-3)
     assert kernels % 4 == 0 and kernels > 400 and one.sent == 0  # four micro-batches

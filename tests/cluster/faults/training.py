@@ -197,8 +197,9 @@ class Training:
 
     def images_again(self) -> int:
         """Images computed more than once."""
-        steps = [int(line[1].replace(",", "")) for line in LINE.finditer(self.log())]
-        return min(steps, default=0) * (len(steps) - len(set(steps)))  # the first step ends at its own images
+        seen = [int(line[1].replace(",", "")) for line in LINE.finditer(self.log())]
+        step = min(seen, default=0)  # the first step begins at 0
+        return step * (len(seen) - len(set(seen)))
 
     def weights(self) -> dict[str, str]:
         """sha256 of the final tensor files; empty without the last checkpoint."""
