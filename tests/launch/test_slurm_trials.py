@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from benchmarks.scaling import measured
 from tests.launch.test_slurm import slurm, state
 from tests.stages.tiny import final_weights, journal, tiny, write
 
@@ -45,6 +46,8 @@ def test_a_rehearsal_runs_on_the_nodes_asked_for(dataset, slurm_cluster, tmp_pat
         hours, node_hours, slowest = float(rows[side][6]), float(rows[side][7]), rows[side][10]
         assert node_hours == pytest.approx(2 * hours, rel=0.01) and slowest in ("node1,", "node2,")
     assert float(rows["whole"][3]) > float(rows["whole"][2]) > 0
+    found = [(stage.config, stage.processes, stage.resolution) for stage in measured(said)]
+    assert found == [("tiny", 2, 4), ("tiny", 2, 8)]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny.yaml"]
 
 
