@@ -42,8 +42,8 @@ class EngineConfig:
     stages 1 and 2 only: at 0, DeepSpeed reduces after it."""
     graphs: bool = True
     """true: on a GPU, replay the kernels of a step as CUDA graphs, two to fifteen times as fast as
-    launching each. Not with fp16, whose loss scale changes. `overlap` then hides nothing, since all
-    gradients come at once."""
+    launching each. Not used with fp16, whose loss scale changes, nor with `overlap`: gradients of
+    a replay come all at once."""
     beta_1: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Adam's decay rate of the mean of gradients."""
     beta_2: Annotated[float, Field(gt=0, lt=1)] = 0.99
@@ -53,6 +53,12 @@ class EngineConfig:
     eps_corrected: bool = False
     """true: apply the bias correction to v before adding eps, as torch.optim.Adam does; false: as
     in the published style networks."""
+
+    def no_graphs(self) -> str | None:
+        """The setting with which `graphs` is not used, or None."""
+        if self.precision == "fp16":
+            return "engine.precision=fp16"
+        return "engine.overlap=true" if self.overlap else None
 
 
 class LossScale:

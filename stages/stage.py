@@ -86,7 +86,7 @@ class Stage:
         compiles them and chooses algorithms; the second is captured.
         """
         side, engine = moment.stage.resolution, self.config.engine
-        if not engine.graphs or x.device.type != "cuda" or engine.precision == "fp16":
+        if x.device.type != "cuda" or not engine.graphs or engine.no_graphs():
             networks = self.networks.training_at(side, moment.alpha, engine.precision)
             return Updates(networks, moment.objective)
         kind = (moment.objective, moment.alpha < 1)

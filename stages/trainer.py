@@ -62,6 +62,8 @@ def train(config: Config, folder: Path, branch: str | None = None, until: int | 
         say(f"precision {config.engine.precision}")
         if slow := processes.slow_precision(device, config.engine.precision):
             say(slow)
+        if device.type == "cuda" and config.engine.graphs and (reason := config.engine.no_graphs()):
+            say(f"with {reason}, kernels are launched one by one: CUDA graphs are not used")
     written("config.yaml", lambda: RunFolder(folder).keep_config(config), device)
     stopped_by = 0
     last = schedule.total(config) if until is None else until
