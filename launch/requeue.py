@@ -13,6 +13,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from stages.hang import HANG, SENTENCE
@@ -21,6 +22,10 @@ OWN_ERROR = 201  # of a process: the same would come again
 LOST = 198  # the connection to another process: it, or its node, has died
 NO_PROGRESS = 197  # of the job: lost too often without a new checkpoint
 TRIES = 3  # restarts after losses, without a new checkpoint, until the job fails
+PATIENCE, PAUSE = 600.0, 5.0  # seconds for a controller that does not answer
+SILENT = (
+    "timed out|contact|[Cc]onnect|[Mm]unge|[Aa]uthentication"  # what SLURM's clients say of one
+)
 
 MEANING = {
     OWN_ERROR: "an error of its own",
@@ -51,9 +56,7 @@ def settle(folder: Path, status: int, exclude: bool = False) -> int:
         print(f"{why}: job {job} is not requeued", flush=True)
         return status
     try:
-        shown = subprocess.run(
-            ["scontrol", "show", "job", job], check=True, capture_output=True, text=True
-        ).stdout
+        shown = scontrol("show", "job", job)
     except (OSError, subprocess.CalledProcessError) as refusal:
         print(f"{why}: job {job} cannot be requeued ({refusal}): run the command again")
         return status
@@ -66,12 +69,29 @@ def settle(folder: Path, status: int, exclude: bool = False) -> int:
     nodes = failed_nodes(status, why, shown) if exclude else ""
     print(f"{why}: job {job} is requeued{nodes and f' without {nodes}'}", flush=True)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # SLURM ends this script, too
-    subprocess.run(["scontrol", "requeue", job], check=False)
+    with contextlib.suppress(subprocess.CalledProcessError):  # it has printed why
+        scontrol("requeue", job)
     if nodes:
         before = value_of("ExcNodeList", shown)
         nodes = ",".join([before, nodes] if before else [nodes])
         subprocess.run(["scontrol", "update", f"JobId={job}", f"ExcNodeList={nodes}"], check=False)
     return status
+
+
+def scontrol(*arguments: str) -> str:
+    """What scontrol prints. A controller that does not answer is asked again for PATIENCE seconds.
+
+    CalledProcessError if it refuses.
+    """
+    end = time.monotonic() + PATIENCE
+    while True:
+        run = subprocess.run(["scontrol", *arguments], capture_output=True, text=True, check=False)
+        if run.stderr:
+            print(run.stderr.strip(), file=sys.stderr, flush=True)
+        if not run.returncode or not re.search(SILENT, run.stderr) or time.monotonic() > end:
+            run.check_returncode()
+            return run.stdout
+        time.sleep(PAUSE)
 
 
 def failed_nodes(status: int, why: str, shown: str) -> str:

@@ -222,3 +222,29 @@ def test_two_trainings_that_use_half_the_gpus_fit_on_a_node(program, asked):
         assert wanted["cpus_per_task"] == 8
         assert any("shared by 4 of 8 GPUs" in line for line in found.notes) == (gpus == 4)
         asked.gpus_per_node = 2
+
+
+def test_a_controller_that_does_not_answer_is_asked_again(tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setattr(requeue, "PAUSE", 0)
+    (tmp_path / "slurm").mkdir()
+    program = tmp_path / "scontrol"
+
+    def answers(refusal: str) -> None:
+        program.write_text(
+            f"#!/bin/sh\necho $1 >> {tmp_path}/asked\n"
+            f"[ $(wc -l < {tmp_path}/asked) -lt 3 ] && echo '{refusal}' >&2 && exit 1\n"
+            "echo 'JobId=7 JobState=RUNNING Restarts=0 '\n"
+        )
+        program.chmod(0o755)
+
+    answers("slurm_load_jobs error: Socket timed out on send/recv operation")
+    assert requeue.settle(tmp_path, 198) == 198
+    assert "job 7 is requeued" in capfd.readouterr().out
+    assert (tmp_path / "asked").read_text().split() == ["show", "show", "show", "requeue"]
+    (tmp_path / "asked").unlink()
+    answers("slurm_load_jobs error: Invalid job id specified")
+    assert requeue.settle(tmp_path, 198) == 198
+    assert "cannot be requeued" in capfd.readouterr().out
+    assert (tmp_path / "asked").read_text().split() == ["show"]

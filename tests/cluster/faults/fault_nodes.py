@@ -87,19 +87,23 @@ def test_cable_cut_of_the_batch_host(fault, on_slurm, cluster):
     fault.completes(training)
 
 
-def test_cable_cut_of_the_batch_host_without_a_spare(fault, on_slurm, cluster):
-    """6d: a cable cut for 60 s, of the batch host, no spare; what is said is done."""
-    training = on_slurm("--exclude", "node3,node4").start()
-    node = cut_for_a_minute(fault, cluster, training, 0)
-    release = r"it is held: (scontrol release \d+)"
-    end = time.monotonic() + 300
+def release_when_told(fault, training, cluster, first=lambda: None) -> None:
+    """Until the training's end, does `first` and releases its job when it is said to be held."""
+    release, end = r"it is held: (scontrol release \d+)", time.monotonic() + 300
     while training.status is None and time.monotonic() < end:
         if found := training.find(release, fault.struck):
             fault.struck = found[0] + 0.001
             fault.row.saw += f"; {found[1]}"
-            cluster.plug(node)
+            first()
             cluster.run(*re.search(release, found[1])[1].split())
         time.sleep(0.5)
+
+
+def test_cable_cut_of_the_batch_host_without_a_spare(fault, on_slurm, cluster):
+    """6d: a cable cut for 60 s, of the batch host, no spare; what is said is done."""
+    training = on_slurm("--exclude", "node3,node4").start()
+    node = cut_for_a_minute(fault, cluster, training, 0)
+    release_when_told(fault, training, cluster, lambda: cluster.plug(node))
     fault.completes(training)
 
 
@@ -147,7 +151,7 @@ def test_slurmd_killed(fault, on_slurm, cluster):
 
 
 def test_munged_dead(fault, on_slurm, cluster):
-    """20b: munged dead for 60 s, SlurmdTimeout 6."""
+    """20b: munged dead for 60 s, SlurmdTimeout 6; where the job is held, what is said is done."""
     training = on_slurm().start()
     training.wait_middle()
     fault.strikes()
@@ -156,6 +160,7 @@ def test_munged_dead(fault, on_slurm, cluster):
         time.sleep(60)
         cluster.restart_daemon("munged")
     fault.noticed(training, f"squeue.*failed|{PENDING}")
+    release_when_told(fault, training, cluster)
     fault.completes(training)
 
 
