@@ -86,7 +86,7 @@ def aliases(networks: nn.Module) -> Iterator[dict[nn.Parameter, nn.Parameter]]:
     and a backward pass that is captured must not wait for another stream.
     """
     modules = list(networks.modules())
-    leaves = {p: nn.Parameter(p.detach()) for p in networks.parameters()}
+    leaves = {p: nn.Parameter(p.detach(), p.requires_grad) for p in networks.parameters()}
     held = [(module, name, p) for module in modules for name, p in module._parameters.items()]
     try:
         for module, name, p in held:

@@ -131,8 +131,10 @@ def test_a_pass_that_reads_a_value_is_refused():
 def test_aliases_share_memory_and_leave_the_parameters():
     pair = built(STYLE, "cpu")
     before = list(pair.parameters())
+    before[1].requires_grad_(False)
     with aliases(pair) as leaves:
         inside = list(pair.parameters())
+        assert [p.requires_grad for p in inside] == [p.requires_grad for p in before]
         assert [leaves[p] for p in before] == inside and inside[0] is not before[0]
         inside[0].data.fill_(3)
     assert all(a is b for a, b in zip(pair.parameters(), before, strict=True))
