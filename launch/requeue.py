@@ -23,9 +23,7 @@ LOST = 198  # the connection to another process: it, or its node, has died
 NO_PROGRESS = 197  # of the job: lost too often without a new checkpoint
 TRIES = 3  # restarts after losses, without a new checkpoint, until the job fails
 PATIENCE, PAUSE = 600.0, 5.0  # seconds for a controller that does not answer
-SILENT = (
-    "timed out|contact|[Cc]onnect|[Mm]unge|[Aa]uthentication"  # what SLURM's clients say of one
-)
+SILENT = "timed out|contact|[Cc]onnect|[Mm]unge|[Aa]uthentication"  # what scontrol says of one
 
 MEANING = {
     OWN_ERROR: "an error of its own",
@@ -71,10 +69,10 @@ def settle(folder: Path, status: int, exclude: bool = False) -> int:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # SLURM ends this script, too
     with contextlib.suppress(subprocess.CalledProcessError):  # it has printed why
         scontrol("requeue", job)
-    if nodes:
-        before = value_of("ExcNodeList", shown)
-        nodes = ",".join([before, nodes] if before else [nodes])
-        subprocess.run(["scontrol", "update", f"JobId={job}", f"ExcNodeList={nodes}"], check=False)
+        if nodes:
+            before = value_of("ExcNodeList", shown)
+            nodes = ",".join([before, nodes] if before else [nodes])
+            scontrol("update", f"JobId={job}", f"ExcNodeList={nodes}")
     return status
 
 

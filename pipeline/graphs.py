@@ -21,7 +21,8 @@ class Graphs:
     """Replays the passes of `networks` for `count` micro-batches like `x` and `labels`.
 
     Called like `Updates`, with micro-batches in the same order in each step: the graphs share
-    memory in the order of their capture. ModelError if a pass cannot be captured.
+    memory in the order of their capture. The gradients of each micro-batch stay in memory.
+    ModelError if a pass cannot be captured.
     """
 
     def __init__(

@@ -24,7 +24,7 @@ from stages.config import Change, Config, StageConfig
 FREE = (
     "name", "data.path", "data.loader", "data.workers", "data.cache", "data.timeout",
     "data.retry_seconds", "data.allow_pipe", "tracking.", "evaluation.", "every.", "history",
-    "origin", "faults.", "data.verify", "shape.vgg16", "sweep",
+    "origin", "faults.", "data.verify", "shape.vgg16", "sweep", "engine.graphs",
 )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from pipeline.data import order
 from pipeline.data.loaders import training_images
 from pipeline.engines import Engine
 from pipeline.graphs import Graphs
-from pipeline.networks.family import Networks
+from pipeline.networks.family import Alpha, Networks
 from pipeline.objective import Objective, Terms
 from pipeline.updates import Updates
 from stages import schedule
@@ -85,22 +85,21 @@ class Stage:
         With `engine.graphs`, the first step of each kind launches its kernels one by one, which
         compiles them and chooses algorithms; the second is captured.
         """
-        side, engine = moment.stage.resolution, self.config.engine
-        if x.device.type != "cuda" or not engine.graphs or engine.no_graphs():
-            networks = self.networks.training_at(side, moment.alpha, engine.precision)
-            return Updates(networks, moment.objective)
-        kind = (moment.objective, moment.alpha < 1)
-        if self.kind != kind:
-            self.kind, self.graphs = kind, None
-            networks = self.networks.training_at(side, moment.alpha, engine.precision)
-            return Updates(networks, moment.objective)
+        engine, kind = self.config.engine, (moment.objective, moment.alpha < 1)
+        first, self.kind = kind != self.kind, kind
+        if first or x.device.type != "cuda" or not engine.graphs or engine.no_graphs():
+            self.graphs = None
+            return self.launched(moment, moment.alpha)
         if self.graphs is None:
-            alpha = self.alpha if moment.alpha < 1 else 1.0
-            networks = self.networks.training_at(side, alpha, engine.precision)
-            updates = Updates(networks, moment.objective)
+            updates = self.launched(moment, self.alpha if moment.alpha < 1 else 1.0)
             self.graphs = Graphs(updates, self.networks, x, labels, self.micro_batches)
         self.alpha.fill_(moment.alpha)
         return self.graphs
+
+    def launched(self, moment: Moment, alpha: Alpha) -> Updates:
+        """The passes at `moment`, whose kernels are launched one by one."""
+        side, precision = moment.stage.resolution, self.config.engine.precision
+        return Updates(self.networks.training_at(side, alpha, precision), moment.objective)
 
     def close(self) -> None:
         self.images.close()

@@ -74,9 +74,7 @@ class Networks(Protocol):
     def parameters_at(self, resolution: int) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """The parameters that train at `resolution`: the encoder's and the decoder's."""
 
-    def training_at(
-        self, resolution: int, alpha: float | Tensor, precision: str
-    ) -> ResolutionModel:
+    def training_at(self, resolution: int, alpha: Alpha, precision: str) -> ResolutionModel:
         """The networks for training, in `precision`, a key of DTYPES."""
 
     def stepped(self, images: int, batch: int) -> None:

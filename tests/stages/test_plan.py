@@ -282,6 +282,14 @@ def test_without_replan_the_changes_are_listed(dataset, parent):
     assert "from image 160, add --replan" in str(raised.value)
 
 
+def test_what_changes_no_result_may_differ_without_replan(dataset, parent):
+    # Where a step cannot be captured, its error says engine.graphs=false.
+    content = short(dataset, engine__zero_stage=1, engine__graphs=False, data__workers=2)
+    assert not plan.continued(
+        parse(Config, content, "test"), parent, Manifest.load(dataset).digest, replan=False
+    ).engine.graphs
+
+
 def test_another_dataset_is_named_by_the_head_of_its_digest(dataset, parent):
     config = parse(Config, short(dataset, engine__zero_stage=1), "test")
     with pytest.raises(ConfigError, match=r"dataset_digest was \w{12}\S+, is 0{12}\.\.\."):
