@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
+
 from stages.hang import HANG, SENTENCE
 from tests.conftest import ROOT
 from tests.stages.tiny import tiny, write
@@ -43,6 +45,9 @@ def test_a_stopped_process_is_named_and_ends_the_training(dataset, tmp_path):
         started = time.monotonic()
         wait_for((folder / "processes" / SENTENCE).exists, 60)
         took = time.monotonic() - started
+        # The launcher has seen the end of process 0: a kill of process 1 before would be the cause.
+        first = process_of(folder, 0)
+        wait_for(lambda: not psutil.pid_exists(first), 60)
     finally:
         if took is None:
             training.terminate()
