@@ -6,6 +6,9 @@ so that one image with few channels fills a GPU. It writes partial sums (parts, 
 kernel adds the parts. There are no atomic additions, so results are deterministic. Arithmetic is
 float32 for every dtype of x.
 
+Vectors of images (styles, gradients of statistics) may be columns of a larger matrix: kernels take
+their distance from image to image.
+
 Each kernel is registered as a torch operation, so that compiler and ledger can handle it.
 """
 
@@ -79,7 +82,8 @@ def _parts(sums, image, images, c, C, PARTS: tl.constexpr):
 
 @triton.jit
 def normalize_kernel(
-    x, bias, noise, strength, style, moments, y, mean, variance, C, HW, noise_stride, eps,
+    x, bias, noise, strength, style, moments, y, mean, variance, C, HW, noise_stride,
+    style_stride, eps,
     NOISE: tl.constexpr, STYLE: tl.constexpr, PARTS: tl.constexpr,
     PIXELS: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
@@ -92,8 +96,8 @@ def normalize_kernel(
     if part == 0:
         tl.store(mean + image * C + c, m, mask=exists)
         tl.store(variance + image * C + c, v, mask=exists)
-    scale = tl.rsqrt(v + eps) * (1 + _vector(style + image * 2 * C, c, C, STYLE))
-    shift = _vector(style + image * 2 * C + C, c, C, STYLE)
+    scale = tl.rsqrt(v + eps) * (1 + _vector(style + image * style_stride, c, C, STYLE))
+    shift = _vector(style + image * style_stride + C, c, C, STYLE)
     for i in range(0, PIXELS, BLOCK_P):
         pixel = first + i + tl.arange(0, BLOCK_P)
         a, place = _activated(x, noise, pixel, image, added, times, C, HW, noise_stride, c, NOISE)
@@ -127,7 +131,7 @@ def gradient_sums_kernel(
 @triton.jit
 def gradient_kernel(
     g_y, x, bias, noise, strength, style, mean, variance, sums, g_mean, g_variance,
-    g_x, g_style, g_vectors, C, HW, noise_stride, eps,
+    g_x, g_style, g_vectors, C, HW, noise_stride, style_stride, mean_stride, variance_stride, eps,
     NOISE: tl.constexpr, STYLE: tl.constexpr, MEAN: tl.constexpr, VARIANCE: tl.constexpr,
     PARTS: tl.constexpr, PIXELS: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
@@ -142,9 +146,11 @@ def gradient_kernel(
         at = g_style + image * 2 * C + c
         tl.store(at, along.to(g_style.dtype.element_ty), mask=exists)
         tl.store(at + C, plain.to(g_style.dtype.element_ty), mask=exists)
-    scale = inverse * (1 + _vector(style + image * 2 * C, c, C, STYLE))
-    constant = _vector(g_mean + image * C, c, C, MEAN) / HW - scale * plain / HW
-    slope = 2 * _vector(g_variance + image * C, c, C, VARIANCE) / HW - scale * along * inverse / HW
+    scale = inverse * (1 + _vector(style + image * style_stride, c, C, STYLE))
+    to_mean = _vector(g_mean + image * mean_stride, c, C, MEAN)
+    to_variance = _vector(g_variance + image * variance_stride, c, C, VARIANCE)
+    constant = to_mean / HW - scale * plain / HW
+    slope = 2 * to_variance / HW - scale * along * inverse / HW
     to_bias = tl.zeros([BLOCK_C], tl.float32)
     to_strength = tl.zeros([BLOCK_C], tl.float32)
     for i in range(0, PIXELS, BLOCK_P):
@@ -176,6 +182,15 @@ def _grid(x: Tensor, noise: Tensor | None) -> tuple[tuple[int, int, int], list, 
     stride = 0 if noise is None or noise.shape[0] == 1 else pixels
     blocks = {"PIXELS": each, "BLOCK_P": min(each, 4096 // block_c, 64), "BLOCK_C": block_c}
     return grid, [channels, pixels, stride], blocks | {"NOISE": noise is not None}
+
+
+def _rows(vectors: Tensor | None, x: Tensor) -> tuple[Tensor, int]:
+    """`vectors` (B, C, ...) with adjacent channels, and the elements from image to image; if they
+    are None, x in their place, which the kernel does not read."""
+    if vectors is None:
+        return x, 0
+    vectors = vectors if vectors.stride(1) == 1 else vectors.contiguous()
+    return vectors, vectors.stride(0)
 
 
 def _parts_of(x: Tensor, noise: Tensor | None, both: bool = True) -> Tensor:
@@ -210,9 +225,10 @@ def normalize(
     """y like x, mean and variance (B, C, 1, 1)."""
     y, mean, variance = _like(x)
     grid, sizes, blocks = _grid(x, noise)
+    styles, style_stride = _rows(style, x)
     normalize_kernel[grid](
-        x, bias, noise, strength, x if style is None else style, found, y, mean, variance,
-        *sizes, eps, STYLE=style is not None, PARTS=grid[0], **blocks,
+        x, bias, noise, strength, styles, found, y, mean, variance,
+        *sizes, style_stride, eps, STYLE=style is not None, PARTS=grid[0], **blocks,
     )  # fmt: skip
     return y, mean, variance
 
@@ -270,17 +286,20 @@ def gradient(
     """g_x like x; g_style (B, 2C) or empty; sums for bias and strength, (2 or 1, parts, B, C)."""
     g_x, g_style, g_vectors = _gradients(x, noise, style)
     grid, sizes, blocks = _grid(x, noise)
+    styles, style_stride = _rows(style, x)
+    to_mean, mean_stride = _rows(g_mean, x)
+    to_variance, variance_stride = _rows(g_variance, x)
     gradient_kernel[grid](
-        g_y, x, bias, noise, strength, x if style is None else style, mean, variance, sums,
-        x if g_mean is None else g_mean, x if g_variance is None else g_variance,
-        g_x, g_style, g_vectors, *sizes, eps, STYLE=style is not None, MEAN=g_mean is not None,
-        VARIANCE=g_variance is not None, PARTS=grid[0], **blocks,
+        g_y, x, bias, noise, strength, styles, mean, variance, sums, to_mean, to_variance,
+        g_x, g_style, g_vectors, *sizes, style_stride, mean_stride, variance_stride, eps,
+        STYLE=style is not None, MEAN=g_mean is not None, VARIANCE=g_variance is not None,
+        PARTS=grid[0], **blocks,
     )  # fmt: skip
     return g_x, g_style, g_vectors
 
 
 def _gradients(x: Tensor, noise: Tensor | None, style: Tensor | None):
-    g_style = x.new_empty(0) if style is None else torch.empty_like(style)
+    g_style = x.new_empty(0) if style is None else style.new_empty(style.shape)
     return torch.empty_like(x), g_style, _parts_of(x, noise, both=noise is not None)
 
 

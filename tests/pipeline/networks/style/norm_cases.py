@@ -1,4 +1,5 @@
-"""Inputs of `norm`, and all that comes out of it; as a program, the kernels against their twin.
+"""Inputs of `norm`, and all that comes out of it and of the networks; as a program, the kernels
+against their twin.
 
 TRITON_INTERPRET=1 python -m tests.pipeline.networks.style.norm_cases
 """
@@ -9,6 +10,8 @@ import torch
 from torch import Tensor
 
 from pipeline.networks.style import norm as module
+from pipeline.networks.style.autoencoder import Autoencoder
+from pipeline.networks.style.shape import Shape
 
 # (batch of the noise or None, with style)
 CASES = list(itertools.product([None, 1, 3], [False, True]))
@@ -52,10 +55,32 @@ def outputs(
         module.USE_KERNELS = before
 
 
-def error(found: list[Tensor], expected: list[Tensor]) -> float:
-    """The largest difference of a tensor, relative to its Euclidean length."""
+def network_gradients(use_kernels: bool, dtype: torch.dtype, device: str = "cpu") -> list[Tensor]:
+    """Gradients of both networks' parameters, of a batch of three reconstructions."""
+    autoencoder = Autoencoder(Shape(resolution=16, latent=8, base_channels=4, max_channels=8))
+    autoencoder.initialize(0)
+    for name, p in autoencoder.named_parameters():
+        if name.endswith("noise"):
+            p.data.fill_(0.1)
+    autoencoder.to(device, dtype)
+    encoder, decoder = autoencoder.encoder, autoencoder.decoder
+    generator = torch.Generator().manual_seed(1)
+    x, along = (torch.randn(3, 3, 16, 16, generator=generator).to(device, dtype) for _ in range(2))
+    maps = [m.to(dtype) for m in decoder.noise_maps(16)]
+    before, module.USE_KERNELS = module.USE_KERNELS, use_kernels
+    try:
+        mu, logvar = encoder(x)
+        y = decoder.synthesize(decoder.styles(mu), 16, noise=maps)
+        ((y * along).sum() + (mu * logvar).sum()).backward()
+        return [p.grad for p in autoencoder.parameters() if p.grad is not None]
+    finally:
+        module.USE_KERNELS = before
+
+
+def error(found: list[Tensor], expected: list[Tensor], least: float = 0) -> float:
+    """The largest difference of a tensor, relative to its Euclidean length or to `least`."""
     pairs = zip(found, expected, strict=True)
-    return max(((a.double() - b).norm() / b.norm()).item() for a, b in pairs)
+    return max(((a.double() - b).norm() / b.norm().clamp_min(least)).item() for a, b in pairs)
 
 
 def main() -> None:
@@ -65,6 +90,11 @@ def main() -> None:
         worst = error(ours, outputs(False, noise, style, torch.float64, side=16))
         print(noise, style, worst)
         assert worst < 1e-5
+    exact = network_gradients(False, torch.float64)
+    # The first block's norm cancels the gradients of its own bias and noise.
+    worst = error(network_gradients(True, torch.float32), exact, least=0.1)
+    print("networks", worst)
+    assert worst < 1e-3
 
 
 if __name__ == "__main__":

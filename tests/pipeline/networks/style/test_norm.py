@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from pipeline.networks.style.norm import norm
 from tests.conftest import ROOT
-from tests.pipeline.networks.style.norm_cases import CASES, error, outputs
+from tests.pipeline.networks.style.norm_cases import CASES, error, network_gradients, outputs
 
 
 def test_is_what_it_says():
@@ -81,8 +81,16 @@ def test_kernels_on_a_gpu(case, dtype, bound):
     assert error(outputs(True, *case, dtype, **place), exact) < bound
 
 
+@pytest.mark.gpu
+def test_networks_with_kernels_on_a_gpu():
+    """The whole graph: a kernel reads gradients that are columns of a larger matrix."""
+    exact = network_gradients(False, torch.float64, "cuda")
+    assert error(network_gradients(True, torch.float32, "cuda"), exact, least=0.1) < 0.01
+
+
 POINTERS = {name: "*bf16" for name in ("x", "y", "g_x", "g_y", "noise", "style", "g_style")}
-SCALARS = {"C": "i32", "HW": "i32", "noise_stride": "i32", "eps": "fp32"}
+SCALARS = {"C": "i32", "HW": "i32", "eps": "fp32"}
+SCALARS |= {f"{of}_stride": "i32" for of in ("noise", "style", "mean", "variance")}
 CONSTANTS = dict(NOISE=True, STYLE=True, MEAN=False, VARIANCE=False)
 CONSTANTS |= dict(PARTS=64, PIXELS=1024, BLOCK_P=64, BLOCK_C=64)  # 64 channels at 256x256
 KERNELS = ["moments_kernel", "normalize_kernel", "gradient_sums_kernel", "gradient_kernel"]
