@@ -169,7 +169,8 @@ def _both_updates(model: Grown, objective: Objective, x: Tensor, ledger: Ledger)
     _backward(ledger, product, encoder, retain_graph=True)
     del product
     ledger.kept, ledger.gradients = ledger.held, sum(p.nbytes for p in encoder)
-    product, _ = objective.decoder_step(model, x, images)
+    with weights_kept():
+        product, _ = objective.decoder_step(model, x, images)
     _backward(ledger, product, autoencoder.decoder.active(side))
 
 

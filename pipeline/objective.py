@@ -21,6 +21,7 @@ from functools import reduce
 from typing import Annotated, Any, Literal, Protocol
 
 import torch
+import torch.nn.functional as F
 from pydantic import ConfigDict, Field, ValidatorFunctionWrapHandler, WrapValidator
 from pydantic.dataclasses import dataclass
 from torch import Tensor
@@ -59,7 +60,7 @@ class Model(Protocol):
 
 def squared_error(x: Tensor, y: Tensor) -> Tensor:
     """The sum over all but the batch of (x - y)^2, (B,): -log p(x|z) up to factor and constant."""
-    return (x - y).square().flatten(1).sum(1)
+    return F.mse_loss(x, y, reduction="none").sum(tuple(range(1, x.dim())))
 
 
 def kl_divergence(mu: Tensor, logvar: Tensor) -> Tensor:
@@ -77,9 +78,23 @@ def leaf(x: Tensor) -> Tensor:
     return x.detach().requires_grad_()
 
 
+_without_weights = False
+
+
+def weights_wanted() -> bool:
+    """Whether the backward pass in progress needs the gradients of weights. `gradients` does not;
+    a `torch.autograd.Function` is not told by PyTorch."""
+    return not _without_weights
+
+
 def gradients(loss: Tensor, leaves: list[Tensor], scale: float, keep: bool = False) -> list[Tensor]:
-    """d loss / d leaf for each leaf; the loss is scaled for the backward pass only."""
-    found = torch.autograd.grad(loss * scale, leaves, retain_graph=keep)
+    """d loss / d leaf for each leaf, none a weight; the loss is scaled for this pass only."""
+    global _without_weights
+    _without_weights = True
+    try:
+        found = torch.autograd.grad(loss * scale, leaves, retain_graph=keep)
+    finally:
+        _without_weights = False
     return [g / scale for g in found] if scale != 1 else list(found)
 
 

@@ -30,7 +30,8 @@ class Updates:
 
     def decoder(self, scale: float) -> tuple[Tensor, Terms]:
         """The decoder's product and terms for the next micro-batch, after the encoder's update."""
-        return self.objective.decoder_step(*self.held.pop(0), scale)
+        with weights_kept():
+            return self.objective.decoder_step(*self.held.pop(0), scale)
 
 
 def spread(x: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """The style decoder: latent to image (spec A.7 to A.9)."""
 
 import math
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,7 @@ from pipeline.networks.style.layers import (
     leaky_relu,
     parameter,
     pixel_norm,
+    side_by_side,
     upsample_conv,
 )
 from pipeline.networks.style.norm import layout, norm
@@ -39,7 +41,7 @@ class ToRGB(nn.Module):
 
 
 class Modulation(nn.Module):
-    """Noise, bias, leaky ReLU, instance norm, and a scale and shift computed from w."""
+    """Noise, bias, leaky ReLU, instance norm, and a scale and shift that `style` maps w to."""
 
     def __init__(self, channels: int, latent: int, level: int):
         super().__init__()
@@ -48,15 +50,15 @@ class Modulation(nn.Module):
         self.style = Linear(latent, 2 * channels, gain=1.0)
         self.spread = math.sqrt(level + 1)
 
-    def forward(self, x: Tensor, w: Tensor, noise: bool | Tensor) -> Tensor:
-        """x (B or 1, C, R, R), w (B, latent) to (B, C, R, R); `noise` as for `synthesize`."""
+    def forward(self, x: Tensor, style: Tensor, noise: bool | Tensor) -> Tensor:
+        """x (B or 1, C, R, R), style (B, 2C) to (B, C, R, R); `noise` as for `synthesize`."""
         maps = noise if isinstance(noise, Tensor) else None
         if noise is True:
             maps = torch.randn(x.shape[0], 1, *x.shape[2:], device=x.device, dtype=x.dtype)
         elif noise is False:
             x = self.add_bump(x)
-        x = x.expand(w.shape[0], -1, -1, -1)
-        return norm(x, self.bias, 1e-8, maps, self.noise, self.style(w))[0]
+        x = x.expand(style.shape[0], -1, -1, -1)
+        return norm(x, self.bias, 1e-8, maps, self.noise, style)[0]
 
     def add_bump(self, x: Tensor) -> Tensor:
         """The published replacement of noise: adds 0.8 q N(x; 0, q^2), q = `spread` (spec A.8)."""
@@ -74,12 +76,12 @@ class DecoderBlock(nn.Module):
         self.conv_2 = conv_weight(outputs, outputs, 3)
         self.modulation_2 = Modulation(outputs, latent, level)
 
-    def forward(self, x: Tensor, w_1: Tensor, w_2: Tensor, noise_1, noise_2) -> Tensor:
+    def forward(self, x: Tensor, style_1: Tensor, style_2: Tensor, noise_1, noise_2) -> Tensor:
         if self.conv_1 is not None:
             x = blur(upsample_conv(x, self.conv_1))
-        x = self.modulation_1(x, w_1, noise_1)
+        x = self.modulation_1(x, style_1, noise_1)
         x = conv(x, self.conv_2)
-        return self.modulation_2(x, w_2, noise_2)
+        return self.modulation_2(x, style_2, noise_2)
 
 
 class Decoder(nn.Module):
@@ -126,8 +128,31 @@ class Decoder(nn.Module):
         Each resolution has two styles; rows go from coarse to fine. `noise` True draws new noise, a
         list gives the `noise_maps`, False uses the published deterministic term (spec A.8).
         """
+        layers = self.style_maps(resolution)
         if w.dim() == 2:
-            w = w[:, None].expand(-1, style_layers(resolution), -1)
+            styles = side_by_side(layers, w)
+        else:
+            styles = torch.cat([layer(w[:, row]) for row, layer in enumerate(layers)], dim=1)
+        return self.render(styles, resolution, alpha, noise)
+
+    def mixed(self, coarse: Tensor, fine: Tensor, cut: Tensor, resolution: int, alpha: Alpha):
+        """Image (B, 3, R, R) with the styles of `coarse` (B, latent) in the first `cut` layers, and
+        those of `fine` in all others; `cut` is a tensor ()."""
+        layers = self.style_maps(resolution)
+        first, second = side_by_side(layers, torch.cat([coarse, fine])).chunk(2)
+        later = torch.arange(len(layers), device=cut.device) >= cut
+        later = torch.cat([later[i].expand(len(layer.bias)) for i, layer in enumerate(layers)])
+        return self.render(torch.where(later, second, first), resolution, alpha, noise=True)
+
+    def style_maps(self, resolution: int) -> list[Linear]:
+        """The maps from w to the scales and shifts of each layer, from coarse to fine."""
+        sides = [4 << i for i in range((resolution // 4).bit_length())]
+        blocks = [cast(DecoderBlock, self.blocks[str(side)]) for side in sides]
+        return [m.style for block in blocks for m in (block.modulation_1, block.modulation_2)]
+
+    def render(self, styles: Tensor, resolution: int, alpha: Alpha, noise) -> Tensor:
+        """Image (B, 3, R, R) from the outputs of all `style_maps`, (B, sum of 2C)."""
+        each = styles.split([len(layer.bias) for layer in self.style_maps(resolution)], dim=1)
         # Feature maps keep the layout of the constant. It is converted here because DeepSpeed needs
         # contiguous parameters.
         kept = layout(self.const.device, self.const.shape[1])
@@ -135,7 +160,7 @@ class Decoder(nn.Module):
         for row in range(0, style_layers(resolution), 2):
             side = 4 << (row // 2)
             noise_1, noise_2 = (noise, noise) if isinstance(noise, bool) else noise[row : row + 2]
-            x = self.blocks[str(side)](x, w[:, row], w[:, row + 1], noise_1, noise_2)
+            x = self.blocks[str(side)](x, each[row], each[row + 1], noise_1, noise_2)
             if side == resolution // 2 and fades(alpha):
                 below = self.to_rgb[str(side)](x)
         image = self.to_rgb[str(resolution)](x)

@@ -1,6 +1,7 @@
 """The style encoder: image to mean and log-variance of its latent (spec A.5, A.6)."""
 
 from itertools import pairwise
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -19,9 +20,13 @@ from pipeline.networks.style.layers import (
     parameter,
     share,
     standard_deviation,
+    sum_of,
 )
 from pipeline.networks.style.norm import layout, norm
 from pipeline.networks.style.shape import Shape
+
+Statistics = list[Tensor]
+"""Mean and variance, (B, C, 1, 1), that the norm removes from a layer."""
 
 
 class FromRGB(nn.Module):
@@ -37,7 +42,10 @@ class FromRGB(nn.Module):
 
 
 class EncoderBlock(nn.Module):
-    """(B, C, R, R) to (B, C', R/2, R/2) and the block's style features (B, latent)."""
+    """(B, C, R, R) to (B, C', R/2, R/2) and the statistics of its two layers.
+
+    Each layer's `style_1` or `style_2` maps its statistics to style features (B, latent).
+    """
 
     def __init__(self, inputs: int, outputs: int, latent: int):
         super().__init__()
@@ -48,18 +56,18 @@ class EncoderBlock(nn.Module):
         self.style_1 = Linear(2 * inputs, latent)
         self.style_2 = Linear(2 * outputs, latent)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        x, statistics = strip(conv(x, self.conv_1), self.bias_1)
-        style = self.style_1(statistics)
-        x, statistics = strip(downsample_conv(blur(x), self.conv_2), self.bias_2)
-        return x, style + self.style_2(statistics)
+    def forward(self, x: Tensor) -> tuple[Tensor, list[Statistics]]:
+        x, *first = norm(conv(x, self.conv_1), self.bias_1, eps=1e-5)
+        x, *second = norm(downsample_conv(blur(x), self.conv_2), self.bias_2, eps=1e-5)
+        return x, [first, second]
 
 
-def strip(x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """leaky_relu(x + bias), normalised per image and channel, and the removed statistics (B, 2C):
-    means, then standard deviations."""
-    x, mean, variance = norm(x, bias, eps=1e-5)
-    return x, torch.cat([mean, standard_deviation(variance)], dim=1).flatten(1)
+def features_of(blocks: list[EncoderBlock], statistics: list[Statistics]) -> Tensor:
+    """The sum of the style features of all layers of `blocks`, (B, latent), as one product."""
+    layers = [layer for block in blocks for layer in (block.style_1, block.style_2)]
+    means, variances = (torch.cat(kind, dim=1) for kind in zip(*statistics, strict=True))
+    x = torch.cat([means, standard_deviation(variances)], dim=1).flatten(1)
+    return sum_of(layers, x)
 
 
 class Encoder(nn.Module):
@@ -96,15 +104,19 @@ class Encoder(nn.Module):
         """The sum of the blocks' style features, (B, latent)."""
         side = x.shape[-1]
         x = x.contiguous(memory_format=layout(x.device, self.widest))
-        h, style = self.blocks[str(side)](self.from_rgb[str(side)](x))
-        if fades(alpha) and side > 4:
+        sides = [side >> i for i in range((side // 4).bit_length())]
+        blocks = [cast(EncoderBlock, self.blocks[str(side)]) for side in sides]
+        h, statistics = blocks[0](self.from_rgb[str(side)](x))
+        fading = fades(alpha) and side > 4
+        if fading:
+            faded = share(features_of(blocks[:1], statistics), alpha)
             below = self.from_rgb[str(side // 2)](F.avg_pool2d(x, 2))
-            h, style = blend(below, h, alpha), share(style, alpha)
-        while side > 4:
-            side //= 2
-            h, contribution = self.blocks[str(side)](h)
-            style = style + contribution
-        return style
+            h, blocks, statistics = blend(below, h, alpha), blocks[1:], []
+        for block in blocks if fading else blocks[1:]:
+            h, found = block(h)
+            statistics = statistics + found
+        features = features_of(blocks, statistics)
+        return faded + features if fading else features
 
     def active(self, resolution: int) -> list[nn.Parameter]:
         """The parameters in use at `resolution`, including those of the fade-in."""

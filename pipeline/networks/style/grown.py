@@ -55,14 +55,12 @@ class Grown:
             z = self.autoencoder.prior(count)
             if self.mixing == 0:
                 return decoder(z, self.resolution, self.alpha)
-            w = torch.stack([decoder.styles(z), decoder.styles(self.autoencoder.prior(count))])
+            other = decoder.styles(self.autoencoder.prior(count))
             # Drawn where it is used: a GPU does not wait for the host. cut = layers mixes nothing.
             layers = style_layers(self.resolution)
-            cut = torch.randint(1, layers + 1, (), device=w.device)
-            cut = cut.where(torch.rand((), device=w.device) < self.mixing, layers)
-            fine = torch.arange(layers, device=w.device) >= cut
-            w = torch.where(fine[:, None], w[1, :, None], w[0, :, None])
-            return decoder.synthesize(w, self.resolution, self.alpha)
+            cut = torch.randint(1, layers + 1, (), device=z.device)
+            cut = cut.where(torch.rand((), device=z.device) < self.mixing, layers)
+            return decoder.mixed(decoder.styles(z), other, cut, self.resolution, self.alpha)
 
     def _autocast(self):
         return autocast(self.device, self.precision)

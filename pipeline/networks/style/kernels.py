@@ -319,13 +319,14 @@ def forward(x, bias, eps, noise, strength, style):
 def backward(
     g_y, x, bias, noise, strength, style, mean, variance, eps, g_mean, g_variance, weights=True
 ):
-    """Gradients of x, bias, strength and style; always those of bias and strength as well, which
-    cost no pass over the map."""
+    """Gradients of x, bias, strength and style; those of bias and strength only if `weights`."""
     g_y = g_y.contiguous(memory_format=torch.channels_last)
     sums = gradient_sums(g_y, x, bias, noise, strength, mean, variance, eps)
     g_x, g_style, g_vectors = gradient(
         g_y, x, bias, noise, strength, style, mean, variance, sums, eps, g_mean, g_variance
     )
+    g_style = None if style is None else g_style
+    if not weights:
+        return g_x, None, None, g_style
     g_vectors = g_vectors.sum((1, 2))[:, None, :, None, None]
-    g_strength = None if noise is None else g_vectors[1]
-    return g_x, g_vectors[0], g_strength, None if style is None else g_style
+    return g_x, g_vectors[0], None if noise is None else g_vectors[1], g_style

@@ -13,10 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.networks.family import Alpha, full_precision, kept
+from pipeline.networks.style.norm import on_gpu
 
-# Smallest side of the high-resolution image at which resampling convolutions are fused. Below, the
-# plain form is faster on a CPU despite more arithmetic (benchmarks/README.md).
-FUSED_FROM = 32
+# Smallest side of the high-resolution image at which resampling convolutions are fused; None is 32
+# on a CPU, where the plain form is faster below despite more arithmetic (benchmarks/README.md), and
+# any on a GPU, by the ledger.
+FUSED_FROM: int | None = None
 
 
 def parameter(value: Tensor, lr_coefficient: float = 1.0) -> nn.Parameter:
@@ -62,8 +64,48 @@ def conv_weight(inputs: int, outputs: int, size: int, gain: float = math.sqrt(2)
     return drawn((outputs, inputs, size, size), std, std)
 
 
+def side_by_side(layers: list[Linear], x: Tensor) -> Tensor:
+    """The outputs of `layers` for one x (B, C_in), one after the other, (B, sum of C_out)."""
+
+    def weight() -> Tensor:
+        return _half(torch.cat([layer.weight for layer in layers]))
+
+    def bias() -> Tensor:
+        return _half(torch.cat([layer.bias for layer in layers]))
+
+    first = id(layers[0]), len(layers)
+    return F.linear(x, kept(("weights", *first), weight), kept(("biases", *first), bias))
+
+
+def sum_of(layers: list[Linear], x: Tensor) -> Tensor:
+    """The sum of the outputs (B, C_out) of `layers`, each for its half-by-half columns of x.
+
+    x (B, sum of C_in) has the first half of the columns of each layer, then their second halves.
+    """
+
+    def weight() -> Tensor:
+        halves = zip(*(layer.weight.chunk(2, dim=1) for layer in layers), strict=True)
+        return _half(torch.cat([columns for half in halves for columns in half], dim=1))
+
+    def bias() -> Tensor:
+        # By a product with ones: the gradient of `sum` would be one memory for all biases, which
+        # several micro-batches would add to.
+        each = torch.cat([layer.bias[None] for layer in layers])
+        return _half(each.new_ones(1, len(layers)) @ each)[0]
+
+    first = id(layers[0]), len(layers)
+    return F.linear(x, kept(("weights", *first), weight), kept(("biases", *first), bias))
+
+
+def _half(weight: Tensor) -> Tensor:
+    """`weight` in the dtype of autocast, which caches casts of parameters only."""
+    kind = weight.device.type
+    return weight.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else weight
+
+
 def leaky_relu(x: Tensor, slope: float = 0.2) -> Tensor:
-    return F.leaky_relu(x, slope)
+    """In place: backward needs the result alone, so the map before it takes no memory."""
+    return F.leaky_relu_(x, slope)
 
 
 def standard_deviation(variance: Tensor) -> Tensor:
@@ -136,9 +178,16 @@ def _shifted_mean(weight: Tensor) -> Tensor:
     return F.avg_pool2d(weight, 2, stride=1, padding=1)
 
 
-def _transposed_mean(weight: Tensor) -> Tensor:
-    """The kernel of the transposed convolution in `upsample_conv`."""
-    return 4 * _shifted_mean(weight.flip(2, 3).transpose(0, 1))
+def _transposed_sum(weight: Tensor) -> Tensor:
+    """The kernel of the transposed convolution in `upsample_conv`: a sum instead of a mean."""
+    turned = weight.flip(2, 3).transpose(0, 1)
+    return F.avg_pool2d(turned, 2, stride=1, padding=1, divisor_override=1)
+
+
+def fuses(x: Tensor, side: int) -> bool:
+    """Whether the resampling of x to or from `side` is fused with its convolution."""
+    smallest = (4 if on_gpu(x.device) else 32) if FUSED_FROM is None else FUSED_FROM
+    return side >= smallest
 
 
 def downsample_conv(x: Tensor, weight: Tensor, fused: bool | None = None) -> Tensor:
@@ -147,7 +196,7 @@ def downsample_conv(x: Tensor, weight: Tensor, fused: bool | None = None) -> Ten
     The fused form is one 4x4 convolution of stride 2. It computes the same map (spec A.3) with 16
     instead of 36 multiply-accumulates per output pixel and channel pair.
     """
-    if fused if fused is not None else x.shape[-1] >= FUSED_FROM:
+    if fused if fused is not None else fuses(x, x.shape[-1]):
         return F.conv2d(x, ready(x, weight, _shifted_mean), stride=2, padding=1)
     return F.avg_pool2d(conv(x, weight), 2)
 
@@ -157,6 +206,6 @@ def upsample_conv(x: Tensor, weight: Tensor, fused: bool | None = None) -> Tenso
 
     The fused form is one transposed 4x4 convolution of stride 2 (spec A.3).
     """
-    if fused if fused is not None else 2 * x.shape[-1] >= FUSED_FROM:
-        return F.conv_transpose2d(x, ready(x, weight, _transposed_mean), stride=2, padding=1)
+    if fused if fused is not None else fuses(x, 2 * x.shape[-1]):
+        return F.conv_transpose2d(x, ready(x, weight, _transposed_sum), stride=2, padding=1)
     return conv(F.interpolate(x, scale_factor=2.0, mode="nearest"), weight)

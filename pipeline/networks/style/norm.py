@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from pipeline.networks.family import full_precision
+from pipeline.objective import weights_wanted
 
 try:
     from pipeline.networks.style import kernels
@@ -33,9 +34,14 @@ WIDE = 256
 NARROW = 32
 
 
+def on_gpu(device: torch.device) -> bool:
+    """Whether networks on `device` choose what is best on a GPU: there, and in the ledger."""
+    return device.type != "cpu" or bool(USE_KERNELS)
+
+
 def layout(device: torch.device, channels: int) -> torch.memory_format:
     """The memory format of feature maps in networks of at most `channels` channels."""
-    wide = device.type == "cpu" and channels >= WIDE and not USE_KERNELS
+    wide = not on_gpu(device) and channels >= WIDE
     return torch.contiguous_format if wide else torch.channels_last
 
 
@@ -75,7 +81,7 @@ class _Norm(torch.autograd.Function):
         kept, *rest = ctx.saved_tensors
         if g_y is None:
             g_y = torch.zeros_like(kept)
-        weights = ctx.needs_input_grad[1] or ctx.needs_input_grad[4]
+        weights = weights_wanted() and (ctx.needs_input_grad[1] or ctx.needs_input_grad[4])
         g_x, g_bias, g_strength, g_style = ctx.run.backward(
             g_y, kept, *rest, ctx.eps, g_mean, g_variance, weights
         )

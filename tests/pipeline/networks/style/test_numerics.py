@@ -100,9 +100,10 @@ def test_block_0_is_silent_until_its_first_update_and_leaves_that_state_at_once(
     w = decoder.styles(z).detach()
 
     def first_output(noise):
-        return block.modulation_1(decoder.const.detach(), w, noise)
+        return block.modulation_1(decoder.const.detach(), style, noise)
 
-    shift = block.modulation_1.style(w)[:, 32:, None, None].expand(-1, -1, 4, 4)
+    style = block.modulation_1.style(w)
+    shift = style[:, 32:, None, None].expand(-1, -1, 4, 4)
     assert torch.equal(first_output(True), shift), "nothing but what w adds"
     # Where the mean of equal values is rounded, the norm amplifies that, equally in all pixels.
     torch.testing.assert_close(first_output(False), shift, rtol=0, atol=0.01)
