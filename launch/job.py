@@ -4,7 +4,6 @@ import contextlib
 import os
 import signal
 import socket
-import sys
 import time
 import traceback
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from launch import failure
-from launch.requeue import LOST, OWN_ERROR, own_error
+from launch.requeue import LOST, OWN_ERROR, leave, own_error
 from stages.config import Config
 from stages.trainer import train
 
@@ -50,9 +49,9 @@ class Training:
             self.check_gpus()
             stopped_by = train(self.config, self.folder, self.branch, self.until)
         except BaseException as error:
-            lost = is_lost_connection(error)
-            traceback.print_exception(error)
-            if lost:
+            with contextlib.suppress(OSError):  # the log's disk is full
+                traceback.print_exception(error)
+            if is_lost_connection(error):
                 # Where it was lost by an error of its own, that one's status comes first.
                 time.sleep(PATIENCE)
                 leave(LOST)
@@ -92,13 +91,6 @@ def export_environment() -> submitit.helpers.TorchDistributedEnvironment:
     os.environ.pop("MASTER_PORT", None)
     place = submitit.helpers.TorchDistributedEnvironment()
     return place.export(set_cuda_visible_devices=False, overwrite=True)
-
-
-def leave(status: int) -> None:
-    """Ends this process at once: what is left of its groups could wait for others for ever."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
 
 
 def is_lost_connection(error: BaseException) -> bool:

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NoReturn
 
 from stages.hang import HANG, SENTENCE
 
@@ -35,7 +36,19 @@ MEANING = {
 
 def main() -> None:
     exclude = "--exclude-failed" in sys.argv[3:]
-    sys.exit(settle(Path(sys.argv[1]).resolve(), int(sys.argv[2]), exclude))
+    leave(settle(Path(sys.argv[1]).resolve(), int(sys.argv[2]), exclude))
+
+
+def leave(status: int) -> NoReturn:
+    """Ends this process at once, without the threads that may wait for other processes for ever.
+
+    Lines that do not fit on a full disk are lost; at the interpreter's own end they would make the
+    status 120.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    os._exit(status)
 
 
 def settle(folder: Path, status: int, exclude: bool = False) -> int:
@@ -51,21 +64,21 @@ def settle(folder: Path, status: int, exclude: bool = False) -> int:
             status = HANG
     why = reason(folder, status)
     if status == OWN_ERROR:
-        print(f"{why}: job {job} is not requeued", flush=True)
+        say(f"{why}: job {job} is not requeued")
         return status
     try:
         shown = scontrol("show", "job", job)
     except (OSError, subprocess.CalledProcessError) as refusal:
-        print(f"{why}: job {job} cannot be requeued ({refusal}): run the command again")
+        say(f"{why}: job {job} cannot be requeued ({refusal}): run the command again")
         return status
     if "JobState=RUNNING" not in shown or f"Restarts={restarts} " not in shown:
         return status  # it is requeued already, or a user has cancelled it
     tries = losses(folder / "slurm", job, restarts)
     if tries > TRIES:
-        print(f"{why}, and {MEANING[NO_PROGRESS]}: job {job} is not requeued", flush=True)
+        say(f"{why}, and {MEANING[NO_PROGRESS]}: job {job} is not requeued")
         return NO_PROGRESS
     nodes = failed_nodes(status, why, shown) if exclude else ""
-    print(f"{why}: job {job} is requeued{nodes and f' without {nodes}'}", flush=True)
+    say(f"{why}: job {job} is requeued{nodes and f' without {nodes}'}")
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # SLURM ends this script, too
     with contextlib.suppress(subprocess.CalledProcessError):  # it has printed why
         scontrol("requeue", job)
@@ -74,6 +87,12 @@ def settle(folder: Path, status: int, exclude: bool = False) -> int:
             nodes = ",".join([before, nodes] if before else [nodes])
             scontrol("update", f"JobId={job}", f"ExcNodeList={nodes}")
     return status
+
+
+def say(line: str) -> None:
+    """As pipeline.say, whose package imports torch."""
+    with contextlib.suppress(OSError):
+        print(line, flush=True)
 
 
 def scontrol(*arguments: str) -> str:
@@ -85,7 +104,8 @@ def scontrol(*arguments: str) -> str:
     while True:
         run = subprocess.run(["scontrol", *arguments], capture_output=True, text=True, check=False)
         if run.stderr:
-            print(run.stderr.strip(), file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError):  # a full disk
+                print(run.stderr.strip(), file=sys.stderr, flush=True)
         if not run.returncode or not re.search(SILENT, run.stderr) or time.monotonic() > end:
             run.check_returncode()
             return run.stdout
@@ -106,7 +126,7 @@ def failed_nodes(status: int, why: str, shown: str) -> str:
     excluded = {*found, *(nodes("%N", "--nodes", before) if before else [])}
     left = {*nodes("%N", "--partition", value_of("Partition", shown))} - excluded
     if found and len(left) < int(value_of("NumNodes", shown).partition("-")[0]):
-        print(f"{', '.join(found)}: not excluded, as no other node of the partition is left")
+        say(f"{', '.join(found)}: not excluded, as no other node of the partition is left")
         return ""
     return ",".join(found)
 

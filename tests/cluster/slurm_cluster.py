@@ -228,8 +228,11 @@ class SlurmCluster:
 
     def signal_daemon(self, name: str, number: int):
         """Send a signal to a daemon: slurmctld, munged, or a node's slurmd by the node's name."""
-        for pid in _children(self._daemons[name].pid):
+        parent = self._daemons[name].pid
+        for pid in _children(parent):
             os.kill(pid, number)
+        if number == signal.SIGCONT:
+            os.kill(parent, number)  # nsenter stops with the daemon
 
     def kill_daemon(self, name: str):
         """SIGKILL to a daemon; what it has started runs on."""

@@ -1,6 +1,8 @@
 """What SLURM says of itself, read; and what the launcher asks for because of it."""
 
 import os
+import subprocess
+import sys
 from argparse import Namespace
 
 import pytest
@@ -71,7 +73,8 @@ def program(tmp_path, monkeypatch):
         answers = tmp_path / name
         answers.write_text("\n".join(outputs) + "\n")
         rest = f"[ $(wc -l < {answers}) -gt 1 ] && sed -i 1d {answers}"
-        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\nhead -n 1 {answers}\n{rest}; exit 0\n")
+        lines = ["#!/bin/sh", f'echo "$@" >> {answers}.calls', f"head -n 1 {answers}"]
+        (tmp_path / "bin" / name).write_text("\n".join([*lines, f"{rest}; exit 0", ""]))
         (tmp_path / "bin" / name).chmod(0o755)
 
     return make
@@ -148,6 +151,21 @@ def test_the_exit_status_decides_what_becomes_of_a_job(program, tmp_path, monkey
     assert settle(137, 4)[0] == 137
     program("scontrol", "JobId=7 JobState=COMPLETING Requeue=1 Restarts=3 BatchFlag=1")
     assert requeue.settle(tmp_path, 137) == 137 and not capsys.readouterr().out
+
+
+def test_a_log_on_a_full_disk_changes_nothing(program, tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "0")
+    (tmp_path / "slurm").mkdir()
+    program("scontrol", "JobId=7 JobState=RUNNING Requeue=1 Restarts=0 BatchFlag=1")
+    command = [sys.executable, "-m", "launch.requeue", str(tmp_path)]
+    with open("/dev/full", "w") as full:
+        for status in (137, requeue.OWN_ERROR):
+            ended = subprocess.run(
+                [*command, str(status)], cwd=ROOT, stdout=full, stderr=full, check=False
+            )
+            assert ended.returncode == status
+    assert "requeue 7" in (tmp_path / "scontrol.calls").read_text()
 
 
 def test_a_node_that_hung_or_is_down_is_excluded_if_asked(program, tmp_path, monkeypatch, capfd):
