@@ -32,6 +32,10 @@ class Chip:
     bytes: float
     """Bytes per second of the device memory."""
 
+    def reaching(self, matrix: float, memory: float) -> "Chip":
+        """The chip where kernels reach these shares of its peak rates."""
+        return Chip({p: rate * matrix for p, rate in self.flops.items()}, self.bytes * memory)
+
     def seconds(self, ledger: Ledger, precision: str) -> float:
         return ledger.seconds(self.flops[precision] / 2, self.bytes)
 
@@ -64,6 +68,10 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     parser.add_argument("--config", default="ffhq256", help="a YAML file, or a name in configs/")
     parser.add_argument("--chip", choices=CHIPS, default="H100")
+    parser.add_argument(
+        "--shares", type=float, nargs=2, default=(1.0, 1.0), metavar=("MATRIX", "MEMORY"),
+        help="of the peak rates, that kernels reach (default: 1 1)",
+    )  # fmt: skip
     parser.add_argument("--precision", choices=["bf16", "fp16", "fp32"], default="bf16")
     parser.add_argument("--micro-batch", type=int, help="images (default: the batch of a step)")
     parser.add_argument("--resolution", type=int, help="only this stage")
@@ -72,9 +80,14 @@ def main() -> None:
     given = parser.parse_args()
     named = CONFIGS / f"{given.config}.yaml"
     config = load(Config, named if named.exists() else given.config, given.overrides)
-    chip, hours, flops = CHIPS[given.chip], 0.0, 0.0
+    chip, hours, flops = CHIPS[given.chip].reaching(*given.shares), 0.0, 0.0
+    reached = ""
+    if given.shares != (1.0, 1.0):
+        reached = " at {:.0%} of its matrix rate and {:.0%} of its bandwidth".format(*given.shares)
     how = "without the kernels" if given.plain else "with the kernels"
-    print(f"{given.config}, {given.precision}, {how} of norm, roofline of one {given.chip}\n")
+    print(
+        f"{given.config}, {given.precision}, {how} of norm, roofline of one {given.chip}{reached}\n"
+    )
     print("| px / images | G MAC per image | GiB moved | kernels | peak GiB | ms | images/s |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for stage in config.stages:

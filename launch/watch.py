@@ -1,5 +1,6 @@
 """Prints the state and the output of a training's job while a user waits for it."""
 
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ from pipeline.config import ConfigError
 
 POLL = 2  # seconds between readings of the output; SLURM is asked at every fifth
 SILENCE = 180  # seconds without output after which a line says so
+ROOM = 1 << 20  # bytes; with less on its disk, a job's log may lack the line that says so
 
 # Part of squeue's reason for a pending job -> its meaning and the remedy.
 REASONS = {
@@ -54,9 +56,9 @@ def leave(job: str) -> cluster.Queued | None:
 
 def follow(path: Path, job: str) -> int:
     """Prints a job's output, the file `path`, until the job has left the queue. Returns the exit
-    status: 0 if the job completed. Prints the reason while it is pending, and a line after each
-    `SILENCE` seconds without output."""
-    place, polls, printed, heard = 0, 0, "", time.monotonic()
+    status: 0 if the job completed. Prints the reason while it is pending, a line where its disk is
+    full, and a line after each `SILENCE` seconds without output."""
+    place, polls, printed, heard, full = 0, 0, "", time.monotonic(), False
     queued: cluster.Queued | None = cluster.Queued("", "")
     while True:
         if polls % 5 == 0:
@@ -64,6 +66,9 @@ def follow(path: Path, job: str) -> int:
                 queued = cluster.job_state(job)
             except ConfigError as error:
                 print(f"{error}; retrying", file=sys.stderr)
+            before, full = full, is_full(path.parent)
+            if full and not before:
+                print(f"no space left on the disk of {path.parent}: the job waits", flush=True)
         polls += 1
         if path.exists():
             with path.open() as file:
@@ -82,6 +87,13 @@ def follow(path: Path, job: str) -> int:
             heard = time.monotonic()
             print(f"job {job} has printed nothing for {SILENCE // 60} minutes", flush=True)
         time.sleep(POLL)
+
+
+def is_full(folder: Path) -> bool:
+    try:
+        return shutil.disk_usage(folder).free < ROOM
+    except OSError:  # of a disk that is away
+        return False
 
 
 def end(folder: Path, job: str) -> int:

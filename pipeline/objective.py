@@ -65,12 +65,12 @@ def squared_error(x: Tensor, y: Tensor) -> Tensor:
 
 def kl_divergence(mu: Tensor, logvar: Tensor) -> Tensor:
     """KL(N(mu, e^logvar) || N(0, I)) in nats, (B,)."""
-    return -0.5 * (1 + logvar - mu.square() - logvar.exp()).sum(1)
+    return 0.5 * torch.addcmul(logvar.expm1() - logvar, mu, mu).sum(1)
 
 
 def draw(mu: Tensor, logvar: Tensor) -> Tensor:
     """A reparameterised sample of N(mu, e^logvar), (B, d)."""
-    return mu + (0.5 * logvar).exp() * torch.randn_like(mu)
+    return torch.addcmul(mu, (0.5 * logvar).exp(), torch.randn_like(mu))
 
 
 def leaf(x: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ def gradients(loss: Tensor, leaves: list[Tensor], scale: float, keep: bool = Fal
     global _without_weights
     _without_weights = True
     try:
-        found = torch.autograd.grad(loss * scale, leaves, retain_graph=keep)
+        found = torch.autograd.grad(loss if scale == 1 else loss * scale, leaves, retain_graph=keep)
     finally:
         _without_weights = False
     return [g / scale for g in found] if scale != 1 else list(found)

@@ -109,6 +109,17 @@ def test_what_a_job_waits_for_is_said_with_what_helps(program, tmp_path, monkeyp
     ]
 
 
+def test_a_full_disk_is_said_where_the_log_cannot(program, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(watch, "POLL", 0)
+    program("squeue", "RUNNING|None|1", "RUNNING|None|1", "")
+    program("sacct", "COMPLETED|0:0")
+    line = f"no space left on the disk of {tmp_path}: the job waits"
+    for room, times in ((0, 0), (1 << 60, 1)):  # bytes: of every disk, and of none
+        monkeypatch.setattr(watch, "ROOM", room)
+        assert watch.follow(tmp_path / "7_0_log.out", "7") == 0
+        assert capsys.readouterr().out.count(line) == times
+
+
 def test_a_job_that_is_being_ended_is_waited_for(program, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(watch, "POLL", 0)
     (tmp_path / "slurm").mkdir()

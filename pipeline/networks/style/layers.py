@@ -162,15 +162,17 @@ def ready(x: Tensor, weight: Tensor, form: Callable[[Tensor], Tensor] | None = N
 
 def blur(x: Tensor) -> Tensor:
     """Convolves x (B, C, R, R) with [1, 2, 1] x [1, 2, 1] / 16, zero-padded (spec A.4)."""
-    channels = x.shape[1]
+    channels, kind = x.shape[1], (x.dtype, x.device)
 
-    def kernel() -> Tensor:
+    def one() -> Tensor:
         # The mean of 2x2, applied twice, gives the kernel. It is computed on x's device, because a
         # copy from the CPU would synchronise with the GPU.
-        one = F.avg_pool2d(x.new_full((1, 1, 2, 2), 0.25), 2, stride=1, padding=1)
-        return one.expand(channels, 1, 3, 3).contiguous()
+        return F.avg_pool2d(x.new_full((1, 1, 2, 2), 0.25), 2, stride=1, padding=1)
 
-    return F.conv2d(x, kept(("blur", channels, x.dtype), kernel), padding=1, groups=channels)
+    def all_channels() -> Tensor:
+        return kept(("blur", kind), one).expand(channels, 1, 3, 3).contiguous()
+
+    return F.conv2d(x, kept(("blur", channels, kind), all_channels), padding=1, groups=channels)
 
 
 def _shifted_mean(weight: Tensor) -> Tensor:

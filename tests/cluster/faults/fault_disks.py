@@ -57,7 +57,7 @@ def test_full_disk_across_a_restart(fault, on_slurm, cluster, small_disk):
     try:
         fault.strikes()
         training.kill(1)
-        fault.noticed(training, "No space left.*trying again every 60 s")
+        fault.noticed(training, "trying again every 60 s|no space left on the disk of")
         time.sleep(max(0, 100 - (time.monotonic() - fault.struck)))
     finally:
         full.unlink()
