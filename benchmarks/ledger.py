@@ -16,9 +16,10 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.config import load
+from pipeline.config import parse, read
 from pipeline.ledger import Ledger, micro_batch
 from stages.config import Config
+from stages.scale import scaled
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -79,7 +80,8 @@ def main() -> None:
     parser.add_argument("--operations", action="store_true", help="also list the kinds of kernels")
     given = parser.parse_args()
     named = CONFIGS / f"{given.config}.yaml"
-    config = load(Config, named if named.exists() else given.config, given.overrides)
+    path = named if named.exists() else given.config
+    config = parse(Config, scaled(read(path, given.overrides)), str(path))
     chip, hours, flops = CHIPS[given.chip].reaching(*given.shares), 0.0, 0.0
     reached = ""
     if given.shares != (1.0, 1.0):

@@ -68,7 +68,11 @@ def follow(path: Path, job: str) -> int:
                 print(f"{error}; retrying", file=sys.stderr)
             before, full = full, is_full(path.parent)
             if full and not before:
-                print(f"no space left on the disk of {path.parent}: the job waits", flush=True)
+                print(
+                    f"no space left on the disk of {path.parent}: the log may lack lines, and a "
+                    f"job that starts waits for room",
+                    flush=True,
+                )
         polls += 1
         if path.exists():
             with path.open() as file:

@@ -113,7 +113,7 @@ def test_a_full_disk_is_said_where_the_log_cannot(program, tmp_path, monkeypatch
     monkeypatch.setattr(watch, "POLL", 0)
     program("squeue", "RUNNING|None|1", "RUNNING|None|1", "")
     program("sacct", "COMPLETED|0:0")
-    line = f"no space left on the disk of {tmp_path}: the job waits"
+    line = f"no space left on the disk of {tmp_path}: the log may lack lines"
     for room, times in ((0, 0), (1 << 60, 1)):  # bytes: of every disk, and of none
         monkeypatch.setattr(watch, "ROOM", room)
         assert watch.follow(tmp_path / "7_0_log.out", "7") == 0

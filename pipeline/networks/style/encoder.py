@@ -105,18 +105,18 @@ class Encoder(nn.Module):
         side = x.shape[-1]
         x = x.contiguous(memory_format=layout(x.device, self.widest))
         sides = [side >> i for i in range((side // 4).bit_length())]
-        blocks = [cast(EncoderBlock, self.blocks[str(side)]) for side in sides]
-        h, statistics = blocks[0](self.from_rgb[str(side)](x))
+        blocks = [cast(EncoderBlock, self.blocks[str(r)]) for r in sides]
+        h, first = blocks[0](self.from_rgb[str(side)](x))
         fading = fades(alpha) and side > 4
         if fading:
-            faded = share(features_of(blocks[:1], statistics), alpha)
-            below = self.from_rgb[str(side // 2)](F.avg_pool2d(x, 2))
-            h, blocks, statistics = blend(below, h, alpha), blocks[1:], []
-        for block in blocks if fading else blocks[1:]:
-            h, found = block(h)
-            statistics = statistics + found
-        features = features_of(blocks, statistics)
-        return faded + features if fading else features
+            h = blend(self.from_rgb[str(side // 2)](F.avg_pool2d(x, 2)), h, alpha)
+        others = []
+        for block in blocks[1:]:
+            h, statistics = block(h)
+            others += statistics
+        if not fading:
+            return features_of(blocks, first + others)
+        return share(features_of(blocks[:1], first), alpha) + features_of(blocks[1:], others)
 
     def active(self, resolution: int) -> list[nn.Parameter]:
         """The parameters in use at `resolution`, including those of the fade-in."""

@@ -68,39 +68,38 @@ def side_by_side(layers: list[Linear], x: Tensor) -> Tensor:
     """The outputs of `layers` for one x (B, C_in), one after the other, (B, sum of C_out)."""
 
     def weight() -> Tensor:
-        return _half(torch.cat([layer.weight for layer in layers]))
+        return _cast(torch.cat([layer.weight for layer in layers]))
 
     def bias() -> Tensor:
-        return _half(torch.cat([layer.bias for layer in layers]))
+        return _cast(torch.cat([layer.bias for layer in layers]))
 
     first = id(layers[0]), len(layers)
     return F.linear(x, kept(("weights", *first), weight), kept(("biases", *first), bias))
 
 
 def sum_of(layers: list[Linear], x: Tensor) -> Tensor:
-    """The sum of the outputs (B, C_out) of `layers`, each for its half-by-half columns of x.
-
-    x (B, sum of C_in) has the first half of the columns of each layer, then their second halves.
-    """
+    """The sum of the outputs (B, C_out) of `layers`, each for its columns of x (B, sum of C_in):
+    the first halves of all layers' columns, then the second halves."""
 
     def weight() -> Tensor:
         halves = zip(*(layer.weight.chunk(2, dim=1) for layer in layers), strict=True)
-        return _half(torch.cat([columns for half in halves for columns in half], dim=1))
+        return _cast(torch.cat([columns for half in halves for columns in half], dim=1))
 
     def bias() -> Tensor:
         # By a product with ones: the gradient of `sum` would be one memory for all biases, which
         # several micro-batches would add to.
         each = torch.cat([layer.bias[None] for layer in layers])
-        return _half(each.new_ones(1, len(layers)) @ each)[0]
+        return _cast(each.new_ones(1, len(layers)) @ each)[0]
 
     first = id(layers[0]), len(layers)
     return F.linear(x, kept(("weights", *first), weight), kept(("biases", *first), bias))
 
 
-def _half(weight: Tensor) -> Tensor:
+def _cast(weight: Tensor, layout: torch.memory_format = torch.preserve_format) -> Tensor:
     """`weight` in the dtype of autocast, which caches casts of parameters only."""
     kind = weight.device.type
-    return weight.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else weight
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+    return weight.to(dtype, memory_format=layout)
 
 
 def leaky_relu(x: Tensor, slope: float = 0.2) -> Tensor:
@@ -150,12 +149,8 @@ def ready(x: Tensor, weight: Tensor, form: Callable[[Tensor], Tensor] | None = N
 
     def prepare() -> Tensor:
         kernel = weight if form is None else form(weight)
-        half = torch.is_autocast_enabled(x.device.type)
-        dtype = torch.get_autocast_dtype(x.device.type) if half else kernel.dtype
         last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
-        return kernel.to(
-            dtype, memory_format=torch.channels_last if last else torch.preserve_format
-        )
+        return _cast(kernel, torch.channels_last if last else torch.preserve_format)
 
     return kept((id(weight), form), prepare)
 
