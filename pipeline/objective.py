@@ -266,8 +266,8 @@ class SoftIntroVAE:
         rec, kl = error(model, x, images[0]), kl_divergence(mu, logvar)
         target = x_f if self.target_gradient else x_f.detach()
         rec_f, kl_f = error(model, target, x_ff), kl_divergence(*cut[2:])
-        weights = [of_samples(c, kl_f) for c in (self.alpha, self.beta_rec, self.beta_neg)]
-        exp_elbo = (-weights[0] * s * (weights[1] * rec_f + weights[2] * kl_f)).exp()
+        weights = [of_samples(-self.alpha * s * b, kl_f) for b in (self.beta_rec, self.beta_neg)]
+        exp_elbo = (weights[0] * rec_f + weights[1] * kl_f).exp()
         loss = weighted_mean(s * self.beta_rec, rec) + weighted_mean(1 / self.alpha, exp_elbo)
         shared = self.decoder_draws == "shared"
         products = gradients(loss, cut, scale, keep=shared)

@@ -50,15 +50,13 @@ class Modulation(nn.Module):
         self.style = Linear(latent, 2 * channels, gain=1.0)
         self.spread = math.sqrt(level + 1)
 
-    def forward(self, x: Tensor, style: Tensor, noise: bool | Tensor) -> Tensor:
-        """x (B or 1, C, R, R), style (B, 2C) to (B, C, R, R); `noise` as for `synthesize`."""
-        maps = noise if isinstance(noise, Tensor) else None
-        if noise is True:
-            maps = torch.randn(x.shape[0], 1, *x.shape[2:], device=x.device, dtype=x.dtype)
-        elif noise is False:
+    def forward(self, x: Tensor, style: Tensor, noise: Tensor | None) -> Tensor:
+        """x (B or 1, C, R, R), style (B, 2C) to (B, C, R, R); noise (B or 1, 1, R, R), or None for
+        the published deterministic term."""
+        if noise is None:
             x = self.add_bump(x)
         x = x.expand(style.shape[0], -1, -1, -1)
-        return norm(x, self.bias, 1e-8, maps, self.noise, style)[0]
+        return norm(x, self.bias, 1e-8, noise, self.noise, style)[0]
 
     def add_bump(self, x: Tensor) -> Tensor:
         """The published replacement of noise: adds 0.8 q N(x; 0, q^2), q = `spread` (spec A.8)."""
@@ -157,16 +155,31 @@ class Decoder(nn.Module):
         # contiguous parameters.
         kept = layout(self.const.device, self.const.shape[1])
         x, below = self.const.contiguous(memory_format=kept), None
+        maps = noise
+        if isinstance(noise, bool):
+            maps = self.draw_noise(len(styles), resolution) if noise else [None] * len(each)
         for row in range(0, style_layers(resolution), 2):
             side = 4 << (row // 2)
-            noise_1, noise_2 = (noise, noise) if isinstance(noise, bool) else noise[row : row + 2]
-            x = self.blocks[str(side)](x, each[row], each[row + 1], noise_1, noise_2)
+            x = self.blocks[str(side)](x, each[row], each[row + 1], maps[row], maps[row + 1])
             if side == resolution // 2 and fades(alpha):
                 below = self.to_rgb[str(side)](x)
         image = self.to_rgb[str(resolution)](x)
         if below is not None:
             image = blend(F.interpolate(below, scale_factor=2.0, mode="nearest"), image, alpha)
         return image
+
+    def draw_noise(self, count: int, resolution: int) -> list[Tensor]:
+        """New noise for `count` images, by one draw: (count, 1, r, r) per style, coarse to fine. As
+        published, all images share the first map (spec A.8)."""
+        kind = self.const.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        sides = [4 << (row // 2) for row in range(style_layers(resolution))]
+        shapes = [(count if row else 1, 1, side, side) for row, side in enumerate(sides)]
+        numbers = torch.randn(
+            sum(map(math.prod, shapes)), device=self.const.device, dtype=dtype or self.const.dtype
+        )
+        parts = numbers.split([math.prod(shape) for shape in shapes])
+        return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
     def noise_maps(self, resolution: int) -> list[Tensor]:
         """Fixed noise for `synthesize`, shared by all images: (1, 1, r, r) per style.

@@ -19,6 +19,7 @@ from pipeline.networks.style.norm import on_gpu
 # on a CPU, where the plain form is faster below despite more arithmetic (benchmarks/README.md), and
 # any on a GPU, by the ledger.
 FUSED_FROM: int | None = None
+PUBLISHED_WIDTH = 512  # channels of the widest layers
 
 
 def parameter(value: Tensor, lr_coefficient: float = 1.0) -> nn.Parameter:
@@ -99,7 +100,21 @@ def _cast(weight: Tensor, layout: torch.memory_format = torch.preserve_format) -
     """`weight` in the dtype of autocast, which caches casts of parameters only."""
     kind = weight.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
-    return weight.to(dtype, memory_format=layout)
+    return _Cast.apply(weight, dtype, layout)
+
+
+class _Cast(torch.autograd.Function):
+    """`weight.to(dtype, memory_format=layout)`. Its gradient has the layout of parameters at once;
+    PyTorch's own would be copied again, because a parameter is contiguous."""
+
+    @staticmethod
+    def forward(ctx, weight, dtype, layout):
+        ctx.dtype = weight.dtype
+        return weight.to(dtype, memory_format=layout)
+
+    @staticmethod
+    def backward(ctx, g):
+        return g.to(ctx.dtype, memory_format=torch.contiguous_format), None, None
 
 
 def leaky_relu(x: Tensor, slope: float = 0.2) -> Tensor:
@@ -164,10 +179,13 @@ def blur(x: Tensor) -> Tensor:
         # copy from the CPU would synchronise with the GPU.
         return F.avg_pool2d(x.new_full((1, 1, 2, 2), 0.25), 2, stride=1, padding=1)
 
-    def all_channels() -> Tensor:
-        return kept(("blur", kind), one).expand(channels, 1, 3, 3).contiguous()
+    width = max(channels, PUBLISHED_WIDTH)  # one kernel for all layers: the first channels serve
 
-    return F.conv2d(x, kept(("blur", channels, kind), all_channels), padding=1, groups=channels)
+    def of_all() -> Tensor:
+        return one().expand(width, 1, 3, 3).contiguous()
+
+    kernel = kept(("blur", width, kind), of_all)[:channels]
+    return F.conv2d(x, kernel, padding=1, groups=channels)
 
 
 def _shifted_mean(weight: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch.overrides import TorchFunctionMode
 
-from pipeline.networks.style.decoder import Decoder
+from pipeline.networks.style.decoder import Decoder, style_layers
 from pipeline.networks.style.encoder import Encoder
 from pipeline.networks.style.published import published_names, relayout
 from pipeline.networks.style.shape import Shape
@@ -44,15 +44,21 @@ def networks() -> tuple[Encoder, Decoder]:
 
 
 class FixedDraws(TorchFunctionMode):
-    """Replaces each draw as the fixtures do: noise maps by fill 1004, the posterior's by 1002 and
-    the prior's by 1001, repeated where two batches of two images are passed through as one."""
+    """Replaces draws as the fixtures do: the posterior's by fill 1002 and the prior's by 1001,
+    repeated where two batches of two images are passed through as one."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func is torch.randn:
-            if len(args) == 4:
-                batch = min(args[0], 2)
-                return r(1004, batch, *args[1:]).repeat(args[0] // batch, 1, 1, 1)
-            return r(1001, *args)
+            return r(1001, *args) if len(args) == 2 else self.noise(*args)
         if func is torch.randn_like:
             return r(1002, 2, args[0].shape[1]).repeat(len(args[0]) // 2, 1)
         return func(*args, **(kwargs or {}))
+
+
+def fixed_noise(decoder: Decoder, count: int, resolution: int) -> list[torch.Tensor]:
+    """Replaces `Decoder.draw_noise` as the fixtures do: fill 1004, repeated for each two images."""
+    maps = []
+    for row in range(style_layers(resolution)):
+        side, batch = 4 << (row // 2), min(count, 2) if row else 1
+        maps.append(r(1004, batch, 1, side, side).repeat(count // 2 if row else 1, 1, 1, 1))
+    return maps
