@@ -22,6 +22,7 @@ from stages.config import Config
 from stages.scale import scaled
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+DEFAULT = "ffhq256"
 USER_ERRORS = (ConfigError, DatasetError, FeaturesError)
 
 
@@ -33,8 +34,8 @@ def parser(description: str) -> argparse.ArgumentParser:
     add("overrides", nargs="*", metavar="key=value", help="set one key of the configuration")
     add(
         "--config",
-        default="ffhq256",
-        help="a YAML file, or the name of one in configs/ (default: %(default)s)",
+        help=f"a YAML file, or the name of one in configs/ (default: {DEFAULT}, or with --branch "
+        "that of its run)",
     )
     add("--output", type=Path, help="folder of the run (default: runs/NAME of the configuration)")
     add = p.add_argument_group("what to begin with").add_argument
@@ -100,6 +101,20 @@ def at_least(least: int) -> Callable[[str], int]:
     return number
 
 
+def configuration(arguments: argparse.Namespace) -> str | Path:
+    """The file that --config or --branch means. ConfigError."""
+    name = arguments.config or DEFAULT
+    if arguments.branch and not arguments.config:
+        own = (arguments.output or Path()) / "config.yaml"  # of a branch whose run is gone
+        run = beginning.run_of(arguments.branch)
+        if own.exists() and not run.exists():
+            return own
+        beginning.branch_point(arguments.branch)  # or its error
+        return run / "config.yaml"
+    named = CONFIGS / f"{name}.yaml"
+    return named if named.exists() else name
+
+
 def read(arguments: argparse.Namespace) -> tuple[Config, Path]:
     """The configuration and the folder of the run."""
     if arguments.init and arguments.branch:
@@ -107,11 +122,10 @@ def read(arguments: argparse.Namespace) -> tuple[Config, Path]:
             "--branch continues a run with all its state, --init begins anew with the weights of "
             "a model: give one of them"
         )
-    named = CONFIGS / f"{arguments.config}.yaml"
+    path = configuration(arguments)
     overrides = list(arguments.overrides)
     if arguments.init:
         overrides.append(f"init={json.dumps(str(Path(arguments.init).resolve()))}")
-    path = named if named.exists() else arguments.config
     config = parse(Config, scaled(passes.counted(read_config(path, overrides))), str(path))
     folder = arguments.output or Path("runs") / config.name
     return config, folder.resolve()

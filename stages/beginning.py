@@ -62,6 +62,11 @@ def branch_point(parent: str) -> tuple[Config, Path]:
     return config, chosen
 
 
+def run_of(parent: str) -> Path:
+    """The folder of RUN or RUN@IMAGES."""
+    return _named(parent)[0]
+
+
 def _named(parent: str) -> tuple[Path, int | None]:
     """The folder and the images of RUN or RUN@IMAGES."""
     found = re.fullmatch(r"(.+)@(\d[\d,]*)", parent)

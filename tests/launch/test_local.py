@@ -11,7 +11,9 @@ import pytest
 
 from dataprep import shard
 from launch import local
+from stages import beginning
 from tests.dataprep.pictures import make_folder
+from tests.stages.tiny import run as train
 from tests.stages.tiny import tiny, write
 
 pytestmark = pytest.mark.long
@@ -101,3 +103,18 @@ def test_a_fallback_is_announced(command):
         "evaluation.otherwise=random",
     )
     assert "\n# no fid, but fd_random will be measured: " in said and "/none.pth" in said
+
+
+def test_a_branch_has_the_configuration_of_its_run(dataset, tmp_path, monkeypatch, capsys):
+    """Where no --config is given, and for the same command again without the run."""
+    parent, folder = tmp_path / "parent", tmp_path / "branch"
+    assert train(tiny(dataset, ema_half_life=77), parent) == [0]
+    command = ["launch/local.py", "--branch", f"{parent}@96", "--output", str(folder)]
+    monkeypatch.setattr(sys, "argv", [*command, "--dry-run", "stages.1.lr=0.5"])
+    local.main()
+    said = capsys.readouterr().out
+    assert "ema_half_life: 77" in said and "lr: 0.5" in said and "branches off" in said
+    beginning.branch(f"{parent}@96", folder)
+    parent.rename(tmp_path / "gone")
+    local.main()
+    assert "ema_half_life: 77" in capsys.readouterr().out
