@@ -103,3 +103,10 @@ def test_half_precision_stays_near(autoencoder):
     for a, b in zip(full, half, strict=True):
         assert b.dtype == torch.float32
         assert (a - b).norm() < 0.05 * a.norm()
+
+
+def test_noise_is_new_for_each_image_and_layer_but_the_first(autoencoder):
+    maps = autoencoder.decoder.draw_noise(3, 8)
+    assert [tuple(m.shape) for m in maps] == [(1, 1, 4, 4), (3, 1, 4, 4), *[(3, 1, 8, 8)] * 2]
+    numbers = torch.cat([m.flatten() for m in maps])
+    assert len(numbers.unique()) == len(numbers) == 16 + 48 + 2 * 192
