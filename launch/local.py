@@ -110,6 +110,7 @@ def check_here(config: Config, folder: Path) -> int:
 def train_here(config: Config, folder: Path) -> int:
     """Trains in this process; returns the exit status."""
     stopped_by = train(config, folder)
+    processes.stop()
     return 128 + stopped_by if stopped_by else 0
 
 
