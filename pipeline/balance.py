@@ -28,7 +28,7 @@ TERMS = {"rec", "kl_real", "kl_fake"}
 AT_CEILING = 0.75
 """Fraction of K* from which fakes count as at the ceiling."""
 SMALL_RATIO = 0.1
-"""r below which the margin is small: up to .04 in runs with artefacts, from .14 on in good ones."""
+"""r below which the margin is small: up to .04 in runs with artefacts, from .13 on in good ones."""
 
 
 def kl_ceiling(objective: SoftIntroVAE, values: int, rec: float = 0.0) -> float:
